@@ -1,0 +1,33 @@
+"""`python -m dealer --config FILE`: the dealer process."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from dealer.service import DealerService
+from proto import darkroom_pb2_grpc as rpc
+from proto.logs import configure_logs
+from proto.party import Settings, serve
+from protocols.errors import DarkroomError
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="dealer", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="TOML: listen, ready_file, [identity], [peers]")
+    parser.add_argument("--exit-on-stdin-eof", action="store_true", help="stop when standard input ends")
+    arguments = parser.parse_args()
+    configure_logs()
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    try:
+        settings = Settings.load(arguments.config)
+        serve(settings, lambda server, callers: rpc.add_DealerServicer_to_server(DealerService(callers), server), threads=16)
+    except DarkroomError as error:
+        sys.exit(f"dealer: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""What the dealer has opened and who has claimed it: every half is given out once.
+
+The master key is drawn at start and lives in RAM: a restart forgets every push and all material, so nothing dealt before it
+can be dealt again. No sockets, no clock here.
+"""
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Final
+
+from protocols.errors import MaterialReusedError, NotFoundError, RemoteProtocolError
+from protocols.identifiers import MaterialId, PushId, Role
+from protocols.network import Network
+from protocols.plan import Plan, plan_for, session_context
+
+OPEN_LIMIT: Final = 256  # unclaimed batches remembered; a batch is a few hundred bytes until it is claimed
+
+
+@dataclass
+class Push:
+    """One set of weight masks, bound to one run of each server."""
+
+    network: Network
+    boots: tuple[str, str]
+    claimed: set[Role] = field(default_factory=set)
+
+
+@dataclass
+class Batch:
+    """Session material that was opened, and who has claimed a half."""
+
+    push: PushId
+    plan: Plan
+    boots: tuple[str, str]
+    claimed: set[Role] = field(default_factory=set)
+
+    @property
+    def context(self) -> bytes:
+        """What the seeds are bound to, beside the material id."""
+        return session_context(self.push, self.plan, *self.boots)
+
+
+class DealingLedger:
+    """Pushes and batches of this run of the dealer. Safe for several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pushes: dict[PushId, Push] = {}
+        self._batches: OrderedDict[MaterialId, Batch] = OrderedDict()
+
+    def open_push(self, network: Network, boots: tuple[str, str]) -> PushId:
+        """Name fresh weight masks."""
+        push = PushId.fresh()
+        with self._lock:
+            self._pushes[push] = Push(network, boots)
+        return push
+
+    def push(self, push: PushId) -> Push:
+        """Raises NotFoundError where this run of the dealer did not open it."""
+        with self._lock:
+            if push not in self._pushes:
+                raise NotFoundError(f"push {push} is unknown to this dealer (restarted?): the model must be masked again")
+            return self._pushes[push]
+
+    def claim_push(self, role: Role, push: PushId, boots: tuple[str, str], network_digest: bytes) -> Push:
+        """Raises NotFoundError, RemoteProtocolError (bound to something else), MaterialReusedError (claimed before)."""
+        entry = self.push(push)
+        if entry.boots != boots or entry.network.digest != network_digest:
+            raise RemoteProtocolError(f"push {push} is bound to other servers' runs or another network")
+        with self._lock:
+            _claim(entry.claimed, role, f"push {push}")
+        return entry
+
+    def open_batch(self, push: PushId, height: int, width: int, boots: tuple[str, str]) -> MaterialId:
+        """Name fresh session material. Raises NotFoundError, RemoteProtocolError, NetworkDescriptionError."""
+        entry = self.push(push)
+        if entry.boots != boots:
+            raise RemoteProtocolError(f"push {push} belongs to another run of the servers")
+        plan = plan_for(entry.network, height, width)
+        material = MaterialId.fresh()
+        with self._lock:
+            self._batches[material] = Batch(push, plan, boots)
+            while len(self._batches) > OPEN_LIMIT:
+                self._batches.popitem(last=False)
+        return material
+
+    def claim_batch(
+        self, role: Role, material: MaterialId, push: PushId, plan_digest: bytes, boots: tuple[str, str]
+    ) -> Batch:
+        """Raises NotFoundError, RemoteProtocolError (bound to something else), MaterialReusedError (claimed before)."""
+        with self._lock:
+            batch = self._batches.get(material)
+            if batch is None:
+                raise NotFoundError(f"material {material} is unknown to this dealer, or was claimed by both servers")
+            if (batch.push, batch.plan.digest, batch.boots) != (push, plan_digest, boots):
+                raise RemoteProtocolError(f"material {material} is bound to another push, plan or run of the servers")
+            _claim(batch.claimed, role, f"material {material}")
+            if len(batch.claimed) == len(Role):
+                del self._batches[material]
+            return batch
+
+
+def _claim(claimed: set[Role], role: Role, what: str) -> None:
+    if role in claimed:
+        raise MaterialReusedError(f"{what} was claimed by server {role.value} before; nothing is dealt twice")
+    claimed.add(role)

@@ -1,0 +1,114 @@
+"""The dealer's gRPC service. Who asks is decided by the certificate, so no server can claim the other's half."""
+
+import resource
+import threading
+from collections.abc import Iterator
+from functools import partial
+from typing import Final
+
+import grpc
+import structlog
+import torch
+
+from proto import darkroom_pb2 as pb
+from proto import darkroom_pb2_grpc as rpc
+from proto.status import abort
+from proto.transport import CHUNK_BYTES, Callers
+from protocols import dealing, ring
+from protocols.errors import DarkroomError
+from protocols.identifiers import BootId, MaterialId, PushId, Role
+from protocols.network import Network
+from protocols.plan import masked_weights
+from protocols.prg import fresh_key
+from dealer.ledger import Batch, DealingLedger
+
+CALLER_ROLES: Final = {"server-a": Role.A, "server-b": Role.B}
+
+log = structlog.get_logger("dealer")
+
+
+class DealerService(rpc.DealerServicer):
+    """Names, binds and gives out correlated randomness."""
+
+    def __init__(self, callers: Callers) -> None:
+        self._callers = callers
+        self._ledger = DealingLedger()
+        self._master = fresh_key()
+        self._dealing = threading.Lock()  # one batch at a time: it is arithmetic on every core we have
+
+    def _caller(self, context: grpc.ServicerContext, *allowed: Role) -> Role:
+        names = [name for name, role in CALLER_ROLES.items() if role in allowed]
+        return CALLER_ROLES[self._callers.require(context, *names)]
+
+    def OpenPush(self, request: pb.OpenPushRequest, context: grpc.ServicerContext) -> pb.OpenPushReply:  # noqa: N802
+        """Run by A."""
+        try:
+            self._caller(context, Role.A)
+            push = self._ledger.open_push(Network.from_json(request.network), _boots(request.boot_a, request.boot_b))
+        except DarkroomError as error:
+            abort(context, error)
+        log.info("push opened", push=str(push))
+        return pb.OpenPushReply(push_id=str(push))
+
+    def ClaimPush(self, request: pb.ClaimPushRequest, context: grpc.ServicerContext) -> pb.ClaimPushReply:  # noqa: N802
+        """Run by A and B."""
+        try:
+            role = self._caller(context, Role.A, Role.B)
+            push = PushId(request.push_id)
+            boots = _boots(request.boot_a, request.boot_b)
+            self._ledger.claim_push(role, push, boots, request.network_digest)
+        except DarkroomError as error:
+            abort(context, error)
+        return pb.ClaimPushReply(seed=dealing.push_seed(self._master, role, push, request.network_digest))
+
+    def OpenMaterial(  # noqa: N802
+        self, request: pb.OpenMaterialRequest, context: grpc.ServicerContext
+    ) -> pb.OpenMaterialReply:
+        """Run by A."""
+        try:
+            self._caller(context, Role.A)
+            boots = _boots(request.boot_a, request.boot_b)
+            size = request.size
+            material = self._ledger.open_batch(PushId(request.push_id), size.height, size.width, boots)
+        except DarkroomError as error:
+            abort(context, error)
+        return pb.OpenMaterialReply(material_id=str(material))
+
+    def ClaimMaterial(  # noqa: N802
+        self, request: pb.ClaimMaterialRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.MaterialChunk]:
+        """Run by A (a seed) and B (a seed and the corrections)."""
+        try:
+            role = self._caller(context, Role.A, Role.B)
+            material, push = MaterialId(request.material_id), PushId(request.push_id)
+            boots = _boots(request.boot_a, request.boot_b)
+            batch = self._ledger.claim_batch(role, material, push, request.plan_digest, boots)
+            network = self._ledger.push(push).network
+        except DarkroomError as error:
+            abort(context, error)
+        seeds = {party: dealing.session_seed(self._master, party, material, batch.context) for party in Role}
+        yield pb.MaterialChunk(seed=seeds[role])
+        if role is Role.B:
+            with self._dealing:
+                yield from self._corrections(batch, network, seeds)
+        log.info("material claimed", material=str(material), role=role.value)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        yield pb.MaterialChunk(end=pb.MaterialEnd(dealer_peak_rss_bytes=peak))
+
+    def _corrections(self, batch: Batch, network: Network, seeds: dict[Role, bytes]) -> Iterator[pb.MaterialChunk]:
+        push_seed = partial(dealing.push_seed, self._master, push=batch.push, network_digest=network.digest)
+        push_seeds = [push_seed(role=role) for role in Role]
+        masks = {
+            name: sum((dealing.weight_mask_share(seed, position, shape) for seed in push_seeds), torch.tensor(0))
+            for position, (name, shape) in enumerate(masked_weights(network, batch.plan.height, batch.plan.width).items())
+        }
+        for label, words in dealing.corrections(batch.plan, seeds[Role.A], seeds[Role.B], masks):
+            buffer = memoryview(ring.to_bytes(words))
+            for offset in range(0, len(buffer), CHUNK_BYTES):
+                chunk = bytes(buffer[offset : offset + CHUNK_BYTES])
+                correction = pb.Correction(label=label, offset=offset, total_bytes=len(buffer), chunk=chunk)
+                yield pb.MaterialChunk(correction=correction)
+
+
+def _boots(boot_a: str, boot_b: str) -> tuple[str, str]:
+    return str(BootId(boot_a)), str(BootId(boot_b))

@@ -1,0 +1,110 @@
+"""Channels and listeners: mutual TLS with every peer pinned by its own certificate.
+
+There is no certificate authority. Each identity has a self-signed certificate (not allowed to sign others), and the
+peer's certificate is the only trust root of a connection. So a certificate that some authority would vouch for, or that
+belongs to another role, fails the handshake (client side), or finds no identity and is refused (server side).
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from protocols.errors import AccessDenied, ConfigurationError
+
+CHUNK_BYTES: Final = 1 << 20  # fastest of 64 KiB, 1 MiB and 16 MiB over gRPC with TLS on loopback
+MAX_MESSAGE_BYTES: Final = 4 << 20  # a chunk, its labels, and room for a network description; nothing larger is parsed
+CONNECT_SECONDS: Final = 20.0
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 20_000),  # a dead peer shows within a minute
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Identity:
+    """One party's certificate and private key, PEM."""
+
+    certificate: bytes
+    private_key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Where a peer listens, and the one certificate that it must show (PEM)."""
+
+    name: str
+    address: str
+    certificate: bytes = field(repr=False)
+
+
+def fingerprint(certificate_pem: bytes) -> str:
+    """SHA-256 of the DER certificate, in hex. Raises ConfigurationError."""
+    try:
+        certificate = x509.load_pem_x509_certificate(certificate_pem)
+    except ValueError as error:
+        raise ConfigurationError(f"not a PEM certificate: {error}") from error
+    return hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
+
+
+def certificate_name(certificate_pem: bytes) -> str:
+    """The DNS name in the certificate, which is the identity's name. Raises ConfigurationError."""
+    try:
+        certificate = x509.load_pem_x509_certificate(certificate_pem)
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        return str(names.get_values_for_type(x509.DNSName)[0])
+    except (ValueError, IndexError, x509.ExtensionNotFound) as error:
+        raise ConfigurationError(f"the certificate names no identity: {error}") from error
+
+
+def open_channel(identity: Identity, peer: Peer) -> grpc.Channel:
+    """A channel that trusts exactly the pinned certificate of `peer`."""
+    credentials = grpc.ssl_channel_credentials(peer.certificate, identity.private_key, identity.certificate)
+    name = ("grpc.ssl_target_name_override", certificate_name(peer.certificate))
+    return grpc.secure_channel(peer.address, credentials, options=[*_OPTIONS, name])
+
+
+def listener_credentials(identity: Identity, allowed: Iterable[bytes]) -> grpc.ServerCredentials:
+    """Server credentials that complete a handshake with the `allowed` certificates (PEM) only."""
+    pair = (identity.private_key, identity.certificate)
+    return grpc.ssl_server_credentials([pair], root_certificates=b"\n".join(allowed), require_client_auth=True)
+
+
+def listener_options() -> tuple[tuple[str, int], ...]:
+    """Message limits and keep-alive for a server; a port in use is an error, not shared."""
+    return (*_OPTIONS, ("grpc.so_reuseport", 0))
+
+
+class Callers:
+    """Who may call: certificate fingerprints and the identity each stands for."""
+
+    def __init__(self, certificates: Mapping[str, bytes]) -> None:
+        """certificates: pinned certificate (PEM) by identity name, such as "edge"."""
+        self._names: dict[str, set[str]] = {}
+        for name, certificate in certificates.items():
+            self._names.setdefault(fingerprint(certificate), set()).add(name)
+
+    def require(self, context: grpc.ServicerContext, *allowed: str) -> str:
+        """The caller's identity. Raises AccessDenied where it is none of `allowed`."""
+        shown = context.auth_context().get("x509_pem_cert", [b""])[0]
+        names = self._names.get(fingerprint(shown), set()) if shown else set()
+        for name in allowed:
+            if name in names:
+                return name
+        known = ", ".join(sorted(names)) or "unknown"
+        raise AccessDenied(f"the caller's certificate is {known}'s; this call is for {' or '.join(allowed)}")
+
+
+def chunks(buffer: bytes | bytearray | memoryview) -> Iterator[bytes]:
+    """Cut a buffer into messages."""
+    view = memoryview(buffer).cast("B")
+    for start in range(0, len(view), CHUNK_BYTES):
+        yield bytes(view[start : start + CHUNK_BYTES])

@@ -1,0 +1,1 @@
+"""The mathematics of Darkroom: no sockets, no clock, no files."""

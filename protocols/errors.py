@@ -1,0 +1,60 @@
+"""One error tree. Messages say what is wrong, which value, and what to do.
+
+The command line maps each class to an exit code, the servers to a gRPC status (`proto.status`).
+"""
+
+
+class DarkroomError(Exception):
+    """Base of every error that Darkroom raises on purpose."""
+
+
+class ConfigurationError(DarkroomError):
+    """A configuration file, key file or certificate is missing, unreadable or inconsistent."""
+
+
+class BadInputError(DarkroomError):
+    """The user's file or value cannot be processed: wrong format, size or content."""
+
+
+class EncodingRangeError(BadInputError):
+    """A value is NaN, infinite or outside the range that the fixed-point encoding allows."""
+
+
+class NetworkDescriptionError(BadInputError):
+    """A network description is malformed, or its layers do not fit together."""
+
+
+class NotFoundError(BadInputError):
+    """An object or model that the servers do not hold."""
+
+
+class PeerUnavailableError(DarkroomError):
+    """A peer cannot be reached, or did not answer in time."""
+
+
+class BusyError(PeerUnavailableError):
+    """A peer's queue is full: try again later."""
+
+
+class AccessDenied(DarkroomError):  # noqa: N818 - the field's word for it
+    """The caller's identity or grant does not allow this; or the access window is closed."""
+
+
+class IntegrityError(DarkroomError):
+    """A wrong key, or a result that fails its check. Found by the edge: terminal, never retried."""
+
+
+class ProtocolError(DarkroomError):
+    """A step of the protocol went wrong."""
+
+
+class LocalProtocolError(ProtocolError):
+    """This program asked for a step that the protocol forbids: our bug."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer sent something that the protocol forbids."""
+
+
+class MaterialReusedError(LocalProtocolError):
+    """Correlated randomness or an opening was asked for a second time."""

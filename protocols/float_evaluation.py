@@ -1,0 +1,81 @@
+"""Plaintext evaluation of a network in floating point: the reference for quality, and what training differentiates."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from protocols.network import (
+    IMAGE_WIRE,
+    Add,
+    AvgPool,
+    Concat,
+    Conv,
+    Gate,
+    Layer,
+    Linear,
+    MaxPool,
+    Network,
+    PixelShuffle,
+    PixelUnshuffle,
+    Product,
+    Relu,
+    Scale,
+    SigmaMap,
+)
+
+
+def evaluate_float(
+    network: Network,
+    weights: Mapping[str, Tensor],
+    images: Float[Tensor, "n 1 h w"],
+    sigma: Float[Tensor, " n"],
+) -> Float[Tensor, "n c h_out w_out"]:
+    """Run the network on a batch; differentiable in weights and images.
+
+    images: normalised to [0, 1]. sigma: noise level in the same unit (25/255, say). weights: see Network.parameter_shapes.
+    """
+    height, width = images.shape[2:]
+    padded_h, padded_w = network.padded_size(height, width)
+    wires = {IMAGE_WIRE: functional.pad(images, (0, padded_w - width, 0, padded_h - height), mode="replicate")}
+    for layer in network.layers:
+        wires[layer.out] = _step(layer, [wires[source] for source in layer.sources], weights, sigma)
+    out = wires[network.layers[-1].out]
+    return out[:, :, :height, :width] if out.shape[2:] == (padded_h, padded_w) else out
+
+
+def _step(layer: Layer, inputs: list[Tensor], weights: Mapping[str, Tensor], sigma: Tensor) -> Tensor:
+    x = inputs[0]
+    match layer:
+        case Conv():
+            bias = weights[layer.bias_name] if layer.bias else None
+            geometry = (layer.stride, layer.padding, layer.dilation, layer.groups)
+            return functional.conv2d(x, weights[layer.weight_name], bias, *geometry)
+        case Linear():
+            return functional.linear(x.flatten(1), weights[layer.weight_name], weights[layer.bias_name])[..., None, None]
+        case Gate():
+            left, right = x.chunk(2, dim=1)
+            return left * right
+        case Product():
+            return x * inputs[1]
+        case Add():
+            return x + inputs[1]
+        case Concat():
+            return torch.cat(inputs, dim=1)
+        case Scale():
+            return x * layer.factor
+        case SigmaMap():
+            return sigma.to(x).view(-1, 1, 1, 1).expand(-1, 1, *x.shape[2:])
+        case PixelUnshuffle():
+            return functional.pixel_unshuffle(x, layer.factor)
+        case PixelShuffle():
+            return functional.pixel_shuffle(x, layer.factor)
+        case AvgPool():
+            return functional.avg_pool2d(x, layer.kernel or tuple(x.shape[2:]))
+        case MaxPool():
+            return functional.max_pool2d(x, layer.kernel or tuple(x.shape[2:]))
+        case Relu():
+            return functional.relu(x)
+    raise AssertionError(f"no float evaluation of {layer.op}")  # a layer type was added without this case

@@ -1,0 +1,100 @@
+"""The fixed-point oracle: the network on plaintext words of Z_{2^64}, with floor truncation. The tests' reference.
+
+What a secure engine computes is this, up to the carry of each truncation (a few units of 2^-16 at the output).
+"""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torch.nn import functional
+
+from protocols import ring
+from protocols.fixed_point import FRAC_BITS
+from protocols.network import (
+    IMAGE_WIRE,
+    Add,
+    AvgPool,
+    Concat,
+    Conv,
+    Gate,
+    Layer,
+    Linear,
+    MaxPool,
+    Network,
+    PixelShuffle,
+    PixelUnshuffle,
+    Product,
+    Relu,
+    Scale,
+    SigmaMap,
+)
+from protocols.ring import ConvGeometry
+
+
+def extend_edges(image: Int64[Tensor, "c h w"], height: int, width: int) -> Int64[Tensor, "c h2 w2"]:
+    """Repeat the last row and column up to the given size; linear, so it works on shares."""
+    rows = torch.arange(height).clamp(max=image.shape[1] - 1)
+    columns = torch.arange(width).clamp(max=image.shape[2] - 1)
+    return image[:, rows][:, :, columns]
+
+
+def pool_windows(x: Tensor, rows: int, columns: int) -> list[Tensor]:
+    """The members of each pooling window, one tensor per position in the window."""
+    height, width = x.shape[1] // rows * rows, x.shape[2] // columns * columns
+    return [x[:, top:height:rows, left:width:columns] for top in range(rows) for left in range(columns)]
+
+
+def evaluate_oracle(
+    network: Network, weights: Mapping[str, Tensor], image: Int64[Tensor, "1 h w"], sigma: int
+) -> Int64[Tensor, "c h_out w_out"]:
+    """Run the network on encoded words.
+
+    weights: encoded; `.weight` tensors at network.weight_frac_bits, biases at FRAC_BITS. sigma: encoded at FRAC_BITS.
+    """
+    height, width = image.shape[1:]
+    padded = network.padded_size(height, width)
+    wires = {IMAGE_WIRE: extend_edges(image, *padded)}
+    for layer in network.layers:
+        wires[layer.out] = _step(layer, [wires[source] for source in layer.sources], weights, sigma, network)
+    out = wires[network.layers[-1].out]
+    return out[:, :height, :width] if tuple(out.shape[1:]) == padded else out
+
+
+def _step(layer: Layer, inputs: list[Tensor], weights: Mapping[str, Tensor], sigma: int, network: Network) -> Tensor:
+    x = inputs[0]
+    match layer:
+        case Conv():
+            product = ring.conv2d(x, weights[layer.weight_name], layer.geometry) >> network.weight_frac_bits
+            return product + weights[layer.bias_name].view(-1, 1, 1) if layer.bias else product
+        case Linear():
+            kernel = weights[layer.weight_name][:, :, None, None]
+            product = ring.conv2d(x.reshape(-1, 1, 1), kernel, ConvGeometry()) >> network.weight_frac_bits
+            return product + weights[layer.bias_name].view(-1, 1, 1)
+        case Gate():
+            left, right = x.chunk(2, dim=0)
+            return (left * right) >> FRAC_BITS
+        case Product():
+            return (x * inputs[1]) >> FRAC_BITS
+        case Add():
+            return x + inputs[1]
+        case Concat():
+            return torch.cat(inputs, dim=0)
+        case Scale():
+            return (x * round(layer.factor * (1 << FRAC_BITS))) >> FRAC_BITS
+        case SigmaMap():
+            return torch.full((1, *x.shape[1:]), sigma, dtype=torch.int64)
+        case PixelUnshuffle():
+            return functional.pixel_unshuffle(x, layer.factor)
+        case PixelShuffle():
+            return functional.pixel_shuffle(x, layer.factor)
+        case AvgPool():
+            rows, columns = layer.window([tuple(x.shape)])  # type: ignore[list-item]
+            return torch.stack(pool_windows(x, rows, columns)).sum(0) // (rows * columns)
+        case MaxPool():
+            rows, columns = layer.window([tuple(x.shape)])  # type: ignore[list-item]
+            return torch.stack(pool_windows(x, rows, columns)).amax(0)
+        case Relu():
+            return x.clamp(min=0)
+    raise AssertionError(f"no fixed-point evaluation of {layer.op}")  # a layer type was added without this case

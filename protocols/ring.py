@@ -1,0 +1,99 @@
+"""Arithmetic in Z_{2^64}, held as two's complement int64.
+
+torch's int64 addition, multiplication and matrix product wrap modulo 2^64, which is the ring we need.
+Convolution is unfold (im2col) and one matrix product: about twice as fast as torch's own int64 convolution.
+"""
+
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torch.nn import functional
+
+from protocols.errors import RemoteProtocolError
+
+WORD_BYTES = 8
+# im2col blocks of at most this many words stay near the second-level cache and bound the memory of a convolution
+UNFOLD_BLOCK_WORDS = 1 << 18
+
+
+@dataclass(frozen=True)
+class ConvGeometry:
+    """Stride, zero padding, dilation and groups of a two-dimensional convolution."""
+
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+    groups: int = 1
+
+    def output_size(self, size: int, kernel: int) -> int:
+        """Length of one spatial axis after the convolution."""
+        return (size + 2 * self.padding - self.dilation * (kernel - 1) - 1) // self.stride + 1
+
+
+def conv2d(
+    x: Int64[Tensor, "c_in h w"], weight: Int64[Tensor, "c_out c_group kh kw"], geometry: ConvGeometry
+) -> Int64[Tensor, "c_out h_out w_out"]:
+    """Convolve in Z_{2^64}; the same cross-correlation as torch.nn.functional.conv2d."""
+    c_out, c_group, kh, kw = weight.shape
+    if (kh, kw) == (1, 1) and geometry == ConvGeometry():
+        return (weight.view(c_out, c_group) @ x.reshape(x.shape[0], -1)).view(c_out, *x.shape[1:])
+    padded = functional.pad(x, [geometry.padding] * 4)
+    h_out = geometry.output_size(x.shape[1], kh)
+    w_out = geometry.output_size(x.shape[2], kw)
+    if c_group == 1 and geometry.groups == x.shape[0] == c_out:
+        return _depthwise(padded, weight, geometry, h_out, w_out)
+    out = torch.empty(c_out, h_out, w_out, dtype=torch.int64)
+    out_group = c_out // geometry.groups
+    rows = max(1, UNFOLD_BLOCK_WORDS // (c_group * kh * kw * w_out))
+    for group in range(geometry.groups):
+        patches = _patches(padded[group * c_group : (group + 1) * c_group], kh, kw, geometry, h_out, w_out)
+        matrix = weight[group * out_group : (group + 1) * out_group].reshape(out_group, -1)
+        target = out[group * out_group : (group + 1) * out_group]
+        for top in range(0, h_out, rows):
+            block = patches[:, :, :, top : top + rows]
+            columns = block.reshape(c_group * kh * kw, -1)
+            target[:, top : top + rows] = (matrix @ columns).view(out_group, -1, w_out)
+    return out
+
+
+def _patches(padded: Tensor, kh: int, kw: int, geometry: ConvGeometry, h_out: int, w_out: int) -> Tensor:
+    """A strided view [c, kh, kw, h_out, w_out] of the padded input: no copy."""
+    channels, height, width = padded.shape
+    padded = padded.contiguous()
+    return padded.as_strided(
+        (channels, kh, kw, h_out, w_out),
+        (height * width, geometry.dilation * width, geometry.dilation, geometry.stride * width, geometry.stride),
+    )
+
+
+def _depthwise(padded: Tensor, weight: Tensor, geometry: ConvGeometry, h_out: int, w_out: int) -> Tensor:
+    """One kernel per channel: kh*kw multiply-adds of whole planes."""
+    c_out, _, kh, kw = weight.shape
+    patches = _patches(padded, kh, kw, geometry, h_out, w_out)
+    out = torch.empty(c_out, h_out, w_out, dtype=torch.int64)
+    for channel in range(c_out):  # plane by plane stays in cache
+        plane = out[channel]
+        torch.mul(patches[channel, 0, 0], weight[channel, 0, 0, 0], out=plane)
+        for index in range(1, kh * kw):
+            dy, dx = divmod(index, kw)
+            plane.addcmul_(patches[channel, dy, dx], weight[channel, 0, dy, dx])
+    return out
+
+
+def to_bytes(words: Int64[Tensor, "..."]) -> bytes:
+    """Row-major little-endian words, 8 bytes each."""
+    array = words.contiguous().numpy()
+    return array.tobytes() if sys.byteorder == "little" else array.byteswap().tobytes()
+
+
+def from_bytes(buffer: bytes | bytearray | memoryview, shape: tuple[int, ...]) -> Int64[Tensor, "..."]:
+    """The inverse of `to_bytes`. Raises RemoteProtocolError when the length does not fit the shape."""
+    count = int(np.prod(shape, dtype=np.int64))
+    if len(buffer) != count * WORD_BYTES:
+        raise RemoteProtocolError(f"expected {count} ring words ({count * WORD_BYTES} bytes), got {len(buffer)} bytes")
+    words = np.frombuffer(buffer, dtype="<i8").astype(np.int64, copy=True)
+    return torch.from_numpy(words).view(shape)

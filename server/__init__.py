@@ -1,0 +1,1 @@
+"""What servers A and B share: service, session, engine, CrypTen runtime, peer link, share store."""

@@ -1,0 +1,393 @@
+"""One session at one server: handshake, material, worker, openings, result. A leads, B follows.
+
+The same request object drives both roles; what differs is who orders. Any failure ends the session on both sides: the
+channel is closed, the worker is killed, and the material is never named again.
+"""
+
+import threading
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Final
+
+from proto import darkroom_pb2 as pb
+from proto.transport import CHUNK_BYTES
+from protocols.errors import (
+    BadInputError,
+    DarkroomError,
+    LocalProtocolError,
+    MaterialReusedError,
+    NotFoundError,
+    PeerUnavailableError,
+    RemoteProtocolError,
+)
+from protocols.identifiers import BootId, MaterialId, PushId, Role
+from protocols.plan import Plan, plan_for
+from protocols.prg import fresh_key
+from server.dealer_client import Batch, Boots, DealerClient
+from server.models import MaskedModel, ModelRegistry, PushedModel, WeightMasking
+from server.order import OrderTerms, check_accept, check_order, make_order, order_digest, shared_key
+from server.peer_channel import PeerChannel
+from server.pipe import Kind, Pipe
+from server.worker_pool import WorkerPool, WorkerProcess
+
+MAX_MATERIAL_BYTES: Final = 6 << 30  # corrections that a worker of B holds; a larger image needs tiles
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationRequest:
+    """What the edge asked of this server, checked, with this server's share of the object."""
+
+    session_id: str
+    object_id: str
+    model: str
+    stored: pb.StoreHeader = field(repr=False)
+    image_share: bytes = field(repr=False)  # A: seed; B: ring words
+    noise_key: bytes = field(repr=False)
+    sigma_share: int = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """This server's re-randomised output share, and what it cost."""
+
+    share: bytes = field(repr=False)
+    stats: pb.WorkerStats
+    offline_seconds: float
+    dealt_bytes: int
+    dealer_peak_rss_bytes: int
+    push_id: PushId
+    shape: tuple[int, int, int]
+
+
+class Evaluator:
+    """Everything that outlives a session at one server: boot id, models, workers, used material. One evaluation at a time."""
+
+    def __init__(self, role: Role, models: ModelRegistry, dealer: DealerClient, workers: WorkerPool) -> None:
+        self.role = role
+        self.boot_id = BootId.fresh()
+        self.turn = threading.Lock()
+        self._models = models
+        self._dealer = dealer
+        self._workers = workers
+        self._used: set[MaterialId | PushId] = set()
+        self._used_lock = threading.Lock()
+
+    def _use(self, identifier: MaterialId | PushId) -> None:
+        """Mark material as used by this run of the server. Raises MaterialReusedError on the second time."""
+        with self._used_lock:
+            if identifier in self._used:
+                raise MaterialReusedError(f"{type(identifier).__name__} {identifier} was used in an earlier session")
+            self._used.add(identifier)
+
+    # --- masking the weights of a push ---
+
+    def lead_masking(self, channel: PeerChannel, session_id: str, model: PushedModel, boots: Boots) -> MaskedModel:
+        """Order B to open delta = w - b with us. Run by server A."""
+        push = self._dealer.open_push(model.network, boots)
+        terms = self._mask_terms(session_id, model, boots)
+        order = make_order(terms, push_id=str(push), material_id="", contribution=fresh_key())
+        channel.send(pb.PeerMessage(order=order))
+        check_accept(channel.expect("accept").accept, order)
+        return self._mask(channel, model, push, boots)
+
+    def follow_masking(self, channel: PeerChannel, order: pb.PeerOrder, model: PushedModel) -> MaskedModel:
+        """Do as A orders, if it is what we know. Run by server B."""
+        boots = Boots(order.boot_a, str(self.boot_id))
+        check_order(order, self._mask_terms(order.session_id, model, boots))
+        self._accept(channel, order)
+        return self._mask(channel, model, PushId(order.push_id), boots)
+
+    def _mask_terms(self, session_id: str, model: PushedModel, boots: Boots) -> OrderTerms:
+        return OrderTerms(
+            kind=pb.PeerOrder.KIND_MASK,
+            session_id=session_id,
+            model=model.name,
+            upload_id=model.upload_id,
+            object_id="",
+            plan_digest=model.network.digest,
+            boot_a=boots.a,
+            boot_b=boots.b,
+        )
+
+    def _mask(self, channel: PeerChannel, model: PushedModel, push: PushId, boots: Boots) -> MaskedModel:
+        self._use(push)
+        seed = self._dealer.claim_push(push, model.network, boots)
+        masking = WeightMasking(model, push, boots, seed)
+        own = memoryview(masking.opening())
+        sender = threading.Thread(target=_send_opening, args=(channel, own), daemon=True)
+        sender.start()
+        received = _receive_opening(channel, label=0, total=len(own))
+        sender.join()
+        masked = masking.accept(received)
+        self._models.register(model.name, masked)
+        return masked
+
+    # --- evaluating an image ---
+
+    def lead(
+        self, channel: PeerChannel, boot_b: str, request: EvaluationRequest, abort: "Abort"
+    ) -> Generator[str, None, Outcome]:
+        """Run by server A, in its turn; yields stages for the edge."""
+        boots = Boots(str(self.boot_id), str(BootId(boot_b)))
+        model = self._models.load(request.model)
+        plan = self._plan(model, request)
+        started = monotonic()
+        masked = self._models.masked(model.name, model.upload_id, boots)
+        try:
+            if masked is None:
+                raise NotFoundError("not masked under these runs of the servers")
+            material = self._dealer.open_material(masked.push_id, plan, boots)
+        except NotFoundError:  # a server or the dealer has restarted since the push: new masks
+            yield "masking the model"
+            self._models.forget(model.name)
+            masked = self.lead_masking(channel, request.session_id, model, boots)
+            material = self._dealer.open_material(masked.push_id, plan, boots)
+        terms = self._evaluation_terms(request, model, plan, boots)
+        order = make_order(
+            terms, push_id=str(masked.push_id), material_id=str(material), contribution=fresh_key()
+        )
+        channel.send(pb.PeerMessage(order=order))
+        accept = channel.expect("accept").accept
+        check_accept(accept, order)
+        return (yield from self._run(channel, request, masked, model, plan, material, shared_key(order, accept), started, abort))
+
+    def follow(self, channel: PeerChannel, request: EvaluationRequest, abort: "Abort") -> Generator[str, None, Outcome]:
+        """Run by server B; yields stages for the edge."""
+        model = self._models.load(request.model)
+        plan = self._plan(model, request)
+        yield "waiting for server A"
+        order = channel.expect("order").order
+        started = monotonic()
+        if order.kind == pb.PeerOrder.KIND_MASK:
+            self.follow_masking(channel, order, model)
+            order = channel.expect("order").order
+        boots = Boots(order.boot_a, str(self.boot_id))
+        check_order(order, self._evaluation_terms(request, model, plan, boots))
+        masked = self._models.masked(model.name, model.upload_id, boots)
+        if masked is None or str(masked.push_id) != order.push_id:
+            raise RemoteProtocolError(f"server A names push {order.push_id[:40]!r}, which this server does not hold")
+        with self.turn:
+            accept = self._accept(channel, order)
+            material = MaterialId(order.material_id)
+            return (
+                yield from self._run(
+                    channel, request, masked, model, plan, material, shared_key(order, accept), started, abort
+                )
+            )
+
+    def _plan(self, model: PushedModel, request: EvaluationRequest) -> Plan:
+        plan = plan_for(model.network, request.stored.size.height, request.stored.size.width)
+        if plan.dealt_bytes > MAX_MATERIAL_BYTES:
+            raise BadInputError(
+                f"a {plan.height}x{plan.width} image needs {plan.dealt_bytes / 2**30:.1f} GiB of material with this model; "
+                f"at most {MAX_MATERIAL_BYTES / 2**30:.0f} GiB are supported: cut the image into tiles"
+            )
+        return plan
+
+    def _evaluation_terms(
+        self, request: EvaluationRequest, model: PushedModel, plan: Plan, boots: Boots
+    ) -> OrderTerms:
+        return OrderTerms(
+            kind=pb.PeerOrder.KIND_EVALUATE,
+            session_id=request.session_id,
+            model=model.name,
+            upload_id=model.upload_id,
+            object_id=request.object_id,
+            plan_digest=plan.digest,
+            boot_a=boots.a,
+            boot_b=boots.b,
+        )
+
+    def _accept(self, channel: PeerChannel, order: pb.PeerOrder) -> pb.PeerAccept:
+        accept = pb.PeerAccept(order_digest=order_digest(order), contribution=fresh_key())
+        channel.send(pb.PeerMessage(accept=accept))
+        return accept
+
+    def _run(
+        self,
+        channel: PeerChannel,
+        request: EvaluationRequest,
+        masked: MaskedModel,
+        model: PushedModel,
+        plan: Plan,
+        material: MaterialId,
+        peer_key: bytes,
+        started: float,
+        abort: "Abort",
+    ) -> Generator[str, None, Outcome]:
+        self._use(material)
+        yield "dealing"
+        batch = self._dealer.claim_material(material, masked.push_id, plan, masked.boots)
+        worker = self._workers.take()
+        try:
+            abort.watch(worker)
+            job = pb.WorkerJob(
+                role=self.role.value,
+                network=model.network.to_json(),
+                size=request.stored.size,
+                material_id=str(material),
+                material_seed=batch.seed,
+                push_seed=masked.push_seed,
+                deltas=masked.deltas,
+                bias_shares=masked.bias_shares,
+                packing=request.stored.packing,
+                packing_sigma=request.stored.packing_sigma,
+                image_share=request.image_share,
+                noise_key=request.noise_key,
+                sigma_share=request.sigma_share,
+                peer_key=peer_key,
+            )
+            worker.pipe.send(Kind.JOB, job.SerializeToString())
+            _relay_corrections(batch, worker.pipe)
+            _expect(worker.pipe, Kind.READY)
+            channel.send(pb.PeerMessage(ready=pb.PeerReady()))
+            channel.expect("ready")
+            offline_seconds = monotonic() - started
+            yield "evaluating"
+            worker.pipe.send(Kind.GO)
+            stats, share = _relay_openings(worker.pipe, channel, plan)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise PeerUnavailableError(f"the evaluation at server {self.role.value} was stopped") from error
+        finally:
+            worker.stop()
+            self._workers.refill()
+        shape = model.network.output_shape(plan.height, plan.width)
+        return Outcome(
+            share, stats, offline_seconds, batch.dealt_bytes, batch.dealer_peak_rss_bytes, masked.push_id, shape
+        )
+
+
+class Abort:
+    """Stops a session from another thread: the edge has gone, or the server shuts down."""
+
+    def __init__(self, channel: PeerChannel | None = None) -> None:
+        self._lock = threading.Lock()
+        self._channel = channel
+        self._worker: WorkerProcess | None = None
+        self._aborted = False
+
+    def watch(self, worker: WorkerProcess) -> None:
+        """The worker to stop. Raises PeerUnavailableError where the session was aborted already."""
+        with self._lock:
+            if self._aborted:
+                raise PeerUnavailableError("the session was cancelled")
+            self._worker = worker
+
+    def watch_channel(self, channel: PeerChannel) -> None:
+        """The channel to close."""
+        with self._lock:
+            self._channel = channel
+            if self._aborted:
+                channel.close()
+
+    def __call__(self) -> None:
+        """Close the channel and the worker's pipe; whoever waits on them is woken."""
+        with self._lock:
+            self._aborted = True
+            if self._channel is not None:
+                self._channel.close()
+            if self._worker is not None:
+                self._worker.pipe.close()
+
+
+def _relay_corrections(batch: Batch, pipe: Pipe) -> None:
+    """Dealer to worker, piece by piece."""
+    remaining = 0
+    for correction in batch.corrections:
+        if correction.offset == 0 and remaining == 0:
+            remaining = correction.total_bytes
+            pipe.send_header(Kind.CORRECTION, correction.label, correction.total_bytes)
+        elif correction.total_bytes - correction.offset != remaining:
+            raise RemoteProtocolError(f"correction {correction.label} of the dealer has a gap at byte {correction.offset}")
+        if len(correction.chunk) > remaining:
+            raise RemoteProtocolError(f"correction {correction.label} of the dealer is too long")
+        remaining -= len(correction.chunk)
+        pipe.send_bytes(correction.chunk)
+    if remaining:
+        raise RemoteProtocolError("the dealer's corrections ended early")
+
+
+def _expect(pipe: Pipe, kind: Kind) -> bytes:
+    header = pipe.receive_header()
+    if header is None:
+        raise PeerUnavailableError("the worker process ended: out of memory? its last lines are in this server's log")
+    payload = bytes(pipe.receive_bytes(header.length))
+    if header.kind is Kind.FAILED:
+        raise RemoteProtocolError(f"the evaluation failed: {payload.decode()}")
+    if header.kind is not kind:
+        raise LocalProtocolError(f"the worker sent {header.kind.name} where {kind.name} was due")
+    return payload
+
+
+def _relay_openings(pipe: Pipe, channel: PeerChannel, plan: Plan) -> tuple[pb.WorkerStats, bytes]:
+    """Worker to peer in this thread, peer to worker in another, until the worker has its result."""
+    failures: list[DarkroomError] = []
+
+    def inbound() -> None:
+        try:
+            for label in range(len(plan.correlations)):
+                for offset, total, chunk in _opening_chunks(channel, label, plan.opened_words(label) * 8):
+                    if offset == 0:
+                        pipe.send_header(Kind.OPENING, label, total)
+                    pipe.send_bytes(chunk)
+        except DarkroomError as error:
+            failures.append(error)
+            pipe.close()
+        except OSError:
+            pipe.close()  # the worker has ended; the other thread says why
+
+    receiver = threading.Thread(target=inbound, daemon=True)
+    receiver.start()
+    try:
+        while True:
+            header = pipe.receive_header()
+            if header is None or header.kind is not Kind.OPENING:
+                break
+            offset = 0
+            for chunk in pipe.relay(header.length):
+                opening = pb.Opening(label=header.label, offset=offset, total_bytes=header.length, chunk=chunk)
+                channel.send(pb.PeerMessage(opening=opening))
+                offset += len(chunk)
+        if header is None:
+            raise PeerUnavailableError("the worker process ended in the middle of an evaluation")
+        payload = bytes(pipe.receive_bytes(header.length))
+        if header.kind is Kind.FAILED:
+            raise RemoteProtocolError(f"the evaluation failed: {payload.decode()}")
+        stats = pb.WorkerStats.FromString(payload)
+        share = _expect(pipe, Kind.RESULT)
+    except (DarkroomError, OSError) as error:
+        if failures:
+            raise failures[0] from error  # the link broke first, then the worker
+        raise
+    receiver.join()
+    return stats, share
+
+
+def _opening_chunks(channel: PeerChannel, label: int, total: int) -> Iterator[tuple[int, int, bytes]]:
+    """The peer's opening `label`, piece by piece. Raises RemoteProtocolError where it is not just that."""
+    offset = 0
+    while offset < total:
+        opening = channel.expect("opening").opening
+        if (opening.label, opening.offset, opening.total_bytes) != (label, offset, total):
+            raise RemoteProtocolError(
+                f"the peer sent bytes {opening.offset}.. of {opening.total_bytes} of opening {opening.label}, "
+                f"where bytes {offset}.. of {total} of opening {label} were due"
+            )
+        if not opening.chunk or offset + len(opening.chunk) > total:
+            raise RemoteProtocolError(f"opening {label} of the peer has a piece of {len(opening.chunk)} bytes")
+        yield offset, total, opening.chunk
+        offset += len(opening.chunk)
+
+
+def _send_opening(channel: PeerChannel, buffer: memoryview) -> None:
+    try:
+        for offset in range(0, len(buffer), CHUNK_BYTES):
+            chunk = bytes(buffer[offset : offset + CHUNK_BYTES])
+            channel.send(pb.PeerMessage(opening=pb.Opening(label=0, offset=offset, total_bytes=len(buffer), chunk=chunk)))
+    except PeerUnavailableError:
+        channel.close()  # the receiving side of this session reports it
+
+
+def _receive_opening(channel: PeerChannel, *, label: int, total: int) -> bytes:
+    return b"".join(chunk for _, _, chunk in _opening_chunks(channel, label, total))

@@ -1,0 +1,177 @@
+"""Pushed models at one server: shares of the weights at rest, and their masked form in RAM.
+
+A push id stands for one masking (fresh masks, opened once) under one run of both servers and the dealer. After a restart
+of any of them the weights are masked again, under a new push id, before the next evaluation.
+"""
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from torch import Tensor
+
+from proto import darkroom_pb2 as pb
+from protocols import ring, sharing
+from protocols.dealing import weight_mask_share
+from protocols.errors import LocalProtocolError, MaterialReusedError, NotFoundError, RemoteProtocolError
+from protocols.identifiers import PushId, Role
+from protocols.network import Network
+from protocols.plan import masked_weights
+from protocols.prg import KEY_BYTES
+from server.dealer_client import Boots
+from server.share_store import ShareStore
+
+MASK_SIZE: Final = (64, 64)  # weight shapes do not depend on the image (`linear` stands behind a pool)
+MAX_WEIGHT_WORDS: Final = 1 << 27  # 1 GiB of shares
+
+
+@dataclass(frozen=True, eq=False)
+class PushedModel:
+    """A model as the model owner uploaded it: public description, this server's shares."""
+
+    name: str
+    upload_id: str
+    network: Network
+    shares: dict[str, Tensor] = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedModel:
+    """Weights in the form that evaluations use: opened deltas, the seed of the mask's share, shares of the biases."""
+
+    push_id: PushId
+    upload_id: str
+    boots: Boots
+    push_seed: bytes = field(repr=False)
+    deltas: bytes = field(repr=False)
+    bias_shares: bytes = field(repr=False)
+
+
+def weight_words(network: Network) -> int:
+    """Ring words of all tensors of a model. Raises RemoteProtocolError where that is beyond reason."""
+    words = sum(_count(shape) for shape in network.parameter_shapes(*MASK_SIZE).values())
+    if words > MAX_WEIGHT_WORDS:
+        raise RemoteProtocolError(f"the model has {words} weights; at most {MAX_WEIGHT_WORDS} are supported")
+    return words
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+class WeightMasking:
+    """The one opening of a push: delta = w - b for every weight tensor. Computed once, accepted once."""
+
+    def __init__(self, model: PushedModel, push: PushId, boots: Boots, push_seed: bytes) -> None:
+        self._model = model
+        self._push = push
+        self._boots = boots
+        self._seed = push_seed
+        self._masked = masked_weights(model.network, *MASK_SIZE)
+        self._own: list[Tensor] | None = None
+
+    def opening(self) -> bytes:
+        """This server's summand of all deltas. Raises MaterialReusedError on a second call."""
+        if self._own is not None:
+            raise MaterialReusedError(f"the weight masks of push {self._push} were used")
+        self._own = [
+            self._model.shares[name].view(shape) - weight_mask_share(self._seed, position, shape)
+            for position, (name, shape) in enumerate(self._masked.items())
+        ]
+        return b"".join(map(ring.to_bytes, self._own))
+
+    def accept(self, peer: bytes) -> MaskedModel:
+        """Add the peer's summand. Raises RemoteProtocolError, LocalProtocolError."""
+        if self._own is None:
+            raise LocalProtocolError("the peer's weight opening came before ours")
+        own, self._own = self._own, []
+        flat = ring.from_bytes(peer, (sum(tensor.numel() for tensor in own),))
+        deltas = []
+        for tensor in own:
+            deltas.append(tensor + flat[: tensor.numel()].view(tensor.shape))
+            flat = flat[tensor.numel() :]
+        biases = [share for name, share in self._model.shares.items() if name not in self._masked]
+        return MaskedModel(
+            push_id=self._push,
+            upload_id=self._model.upload_id,
+            boots=self._boots,
+            push_seed=self._seed,
+            deltas=b"".join(map(ring.to_bytes, deltas)),
+            bias_shares=b"".join(map(ring.to_bytes, biases)),
+        )
+
+
+class ModelRegistry:
+    """All models of one server. Safe for several threads."""
+
+    def __init__(self, store: ShareStore, role: Role) -> None:
+        self._store = store
+        self._role = role
+        self._lock = threading.Lock()
+        self._masked: dict[str, MaskedModel] = {}
+
+    def names(self) -> list[str]:
+        """Names of all models here."""
+        return self._store.names()
+
+    def upload(self, header: pb.PushModelHeader, chunks: Iterable[bytes]) -> None:
+        """Keep this server's shares of a model; what was pushed under the name before is replaced."""
+        network = Network.from_json(header.network)
+        expected = 0 if self._role is Role.A else weight_words(network) * ring.WORD_BYTES
+        if (len(header.seed) == KEY_BYTES) is not (self._role is Role.A):
+            raise RemoteProtocolError("server A takes a seed of 32 bytes, server B words")
+        weight_words(network)
+        self._store.write(header.name, header.SerializeToString(), chunks, expected, replace=True)
+        with self._lock:
+            self._masked.pop(header.name, None)
+
+    def description(self, name: str) -> pb.PushModelHeader:
+        """The uploaded header. Raises NotFoundError."""
+        try:
+            return pb.PushModelHeader.FromString(self._store.read(name).header)
+        except NotFoundError as error:
+            raise NotFoundError(
+                f"the model {name!r} is not on server {self._role.value}; push it with `darkroom model push`"
+            ) from error
+
+    def load(self, name: str) -> PushedModel:
+        """Read the shares back. Raises NotFoundError."""
+        header = self.description(name)
+        network = Network.from_json(header.network)
+        shapes = network.parameter_shapes(*MASK_SIZE)
+        total = weight_words(network)
+        if self._role is Role.A:
+            flat = sharing.expand_seed(header.seed, (total,))
+        else:
+            flat = ring.from_bytes(self._store.read(name).words, (total,))
+        shares = {}
+        for key, shape in shapes.items():
+            shares[key] = flat[: _count(shape)].view(shape).clone()
+            flat = flat[_count(shape) :]
+        return PushedModel(name, header.session_id, network, shares)
+
+    def masked(self, name: str, upload_id: str, boots: Boots) -> MaskedModel | None:
+        """The masked form, if it belongs to this upload and these runs of both servers."""
+        with self._lock:
+            entry = self._masked.get(name)
+        return entry if entry is not None and (entry.upload_id, entry.boots) == (upload_id, boots) else None
+
+    def last_push(self, name: str) -> str:
+        """The push id in force, or an empty string."""
+        with self._lock:
+            entry = self._masked.get(name)
+        return str(entry.push_id) if entry else ""
+
+    def register(self, name: str, masked: MaskedModel) -> None:
+        """Keep a fresh masked form."""
+        with self._lock:
+            self._masked[name] = masked
+
+    def forget(self, name: str) -> None:
+        """Drop the masked form: the dealer no longer knows its push."""
+        with self._lock:
+            self._masked.pop(name, None)

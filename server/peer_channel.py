@@ -1,0 +1,122 @@
+"""The A-B link of one session: messages both ways over one gRPC stream, and the place where A finds B's stream.
+
+No resume and no retry: a broken link ends the session and burns its material.
+"""
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Final
+
+import grpc
+
+from proto import darkroom_pb2 as pb
+from protocols.errors import BusyError, LocalProtocolError, PeerUnavailableError, RemoteProtocolError
+from protocols.identifiers import Role, SessionId
+
+QUEUED_MESSAGES: Final = 8  # of about 1 MiB: enough to keep the stream busy, little enough to bound memory
+STALL_SECONDS: Final = 120.0  # a peer that takes nothing for this long is dead
+WAITING_LIMIT: Final = 64  # streams of B that A has not asked for yet
+
+
+class PeerChannel:
+    """One end of the stream; one thread may send while another receives."""
+
+    def __init__(self, peer: Role, boot: str = "") -> None:
+        """boot: the peer's boot id, where its hello has told us."""
+        self.boot = boot
+        self._peer = f"server {peer.value}"
+        self._outgoing: queue.Queue[pb.PeerMessage | None] = queue.Queue(maxsize=QUEUED_MESSAGES)
+        self._incoming: Iterator[pb.PeerMessage] | None = None
+        self._closed = threading.Event()
+
+    def attach(self, incoming: Iterator[pb.PeerMessage]) -> None:
+        """Say where the peer's messages come from."""
+        self._incoming = incoming
+
+    def outgoing(self) -> Iterator[pb.PeerMessage]:
+        """What gRPC sends; ends when the channel closes, after everything queued."""
+        while True:
+            try:
+                message = self._outgoing.get(timeout=1.0)
+            except queue.Empty:
+                if self._closed.is_set():
+                    return
+                continue
+            if message is None:
+                return
+            yield message
+
+    def send(self, message: pb.PeerMessage) -> None:
+        """Queue a message. Raises PeerUnavailableError when the link is closed or the peer takes nothing."""
+        waited = 0.0
+        while not self._closed.is_set():
+            try:
+                self._outgoing.put(message, timeout=1.0)
+            except queue.Full:
+                waited += 1.0
+                if waited >= STALL_SECONDS:
+                    raise PeerUnavailableError(f"{self._peer} has taken nothing for {STALL_SECONDS:.0f} s") from None
+            else:
+                return
+        raise PeerUnavailableError(f"the link to {self._peer} is closed")
+
+    def receive(self) -> pb.PeerMessage:
+        """The next message. Raises PeerUnavailableError when the link ends or breaks."""
+        if self._incoming is None:
+            raise LocalProtocolError("the channel is not attached")
+        try:
+            return next(self._incoming)
+        except StopIteration as end:
+            raise PeerUnavailableError(f"{self._peer} ended the link") from end
+        except grpc.RpcError as error:
+            details = error.details() if isinstance(error, grpc.Call) else ""
+            raise PeerUnavailableError(f"the link to {self._peer} broke: {details or 'connection lost'}") from error
+
+    def expect(self, content: str) -> pb.PeerMessage:
+        """The next message, which must be of this kind. Raises RemoteProtocolError."""
+        message = self.receive()
+        kind = message.WhichOneof("content")
+        if kind != content:
+            raise RemoteProtocolError(f"{self._peer} sent {kind} where {content} was due")
+        return message
+
+    def close(self) -> None:
+        """End the stream after what is queued; a second call does nothing."""
+        self._closed.set()
+        try:
+            self._outgoing.put_nowait(None)
+        except queue.Full:
+            pass  # `outgoing` sees the flag
+
+
+class MeetingPoint:
+    """Where A's request from the edge and B's stream for the same session meet. Used by server A."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._arrived: dict[SessionId, PeerChannel] = {}
+
+    def arrive(self, session: SessionId, channel: PeerChannel) -> None:
+        """B's stream for this session is here. Raises BusyError, RemoteProtocolError."""
+        with self._condition:
+            if session in self._arrived:
+                raise RemoteProtocolError(f"server B opened session {session} twice")
+            if len(self._arrived) >= WAITING_LIMIT:
+                raise BusyError(f"{WAITING_LIMIT} sessions of server B are waiting already")
+            self._arrived[session] = channel
+            self._condition.notify_all()
+
+    def leave(self, session: SessionId) -> None:
+        """B's stream has ended."""
+        with self._condition:
+            self._arrived.pop(session, None)
+
+    def take(self, session: SessionId, seconds: float) -> PeerChannel:
+        """Wait for B's stream. Raises PeerUnavailableError."""
+        with self._condition:
+            if not self._condition.wait_for(lambda: session in self._arrived, seconds):
+                raise PeerUnavailableError(
+                    f"server B did not join the session within {seconds:.0f} s: is it running, and can it reach server A?"
+                )
+            return self._arrived.pop(session)

@@ -1,0 +1,49 @@
+"""The server process: `python -m server_a` and `python -m server_b` call this with their role."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import grpc
+import torch
+
+from proto import darkroom_pb2_grpc as rpc
+from proto.logs import configure_logs
+from proto.party import Settings, serve
+from protocols.errors import DarkroomError
+from protocols.identifiers import Role
+from server.config import server_config
+from server.crypten_runtime import require_crypten
+from server.service import ServerService
+from server.worker_pool import WorkerPool
+
+CALL_THREADS = 32  # health and refusals must get through while sessions wait
+
+
+def run_server(role: Role) -> None:
+    """Serve until stopped. Exits with a sentence where the configuration is at fault."""
+    name = f"server_{role.value.lower()}"
+    parser = argparse.ArgumentParser(prog=f"python -m {name}", description=f"Darkroom server {role.value}.")
+    parser.add_argument(
+        "--config", type=Path, required=True, help="TOML: role, listen, store, [identity], [peers], [dealer], [leader]"
+    )
+    parser.add_argument("--exit-on-stdin-eof", action="store_true", help="stop when standard input ends")
+    arguments = parser.parse_args()
+    configure_logs()
+    torch.set_num_threads(1)
+    try:
+        require_crypten()
+        settings = Settings.load(arguments.config)
+        config = server_config(settings, role)
+        workers = WorkerPool()
+        try:
+            serve(settings, lambda server, callers: _add(server, ServerService(config, callers, workers)), threads=CALL_THREADS)
+        finally:
+            workers.close()
+    except DarkroomError as error:
+        sys.exit(f"{name}: {error}")
+
+
+def _add(server: grpc.Server, service: ServerService) -> None:
+    rpc.add_ServerServicer_to_server(service, server)
+    rpc.add_PeerLinkServicer_to_server(service, server)

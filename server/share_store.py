@@ -1,0 +1,93 @@
+"""Shares at rest: one file per object or model, with a header message and the share's bytes. Written whole or not at all.
+
+A packed share is uniform (keyed mode), so what a thief of one store finds is noise; DESIGN section 7 says what a thief of
+both finds.
+"""
+
+import os
+import re
+import secrets
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from protocols.errors import BadInputError, NotFoundError, PeerUnavailableError, RemoteProtocolError
+
+_LENGTH: Final = struct.Struct("<I")
+MODEL_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True, eq=False)
+class StoredShare:
+    """A header message (serialised) and the share's words; the words are empty where the header holds a seed."""
+
+    header: bytes = field(repr=False)
+    words: bytes = field(repr=False)
+
+
+class ShareStore:
+    """A folder of shares. Names are identifiers or checked model names, never a caller's path."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for leftover in folder.glob(".*.part"):
+            leftover.unlink()  # a write that a crash cut off
+
+    def _path(self, name: str) -> Path:
+        if not MODEL_NAME.fullmatch(name):
+            raise BadInputError(f"{name[:80]!r} is not a name: letters, digits, dot, dash and underscore, at most 64")
+        return self._folder / f"{name}.share"
+
+    def names(self) -> list[str]:
+        """Everything stored, in alphabetical order."""
+        return sorted(path.stem for path in self._folder.glob("*.share"))
+
+    def write(self, name: str, header: bytes, chunks: Iterable[bytes], total_bytes: int, *, replace: bool) -> None:
+        """Store a share as its chunks arrive.
+
+        Raises BadInputError: the name is taken (and not `replace`). RemoteProtocolError: too few or too many bytes.
+        PeerUnavailableError: the disk is full.
+        """
+        path = self._path(name)
+        if path.exists() and not replace:
+            raise BadInputError(f"{name} is stored already; identifiers are used once")
+        part = self._folder / f".{name}.{secrets.token_hex(4)}.part"
+        try:
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(_LENGTH.pack(len(header)) + header)
+                received = 0
+                for chunk in chunks:
+                    received += len(chunk)
+                    if received > total_bytes:
+                        raise RemoteProtocolError(f"the share has more than the {total_bytes} bytes that its shape says")
+                    file.write(chunk)
+                if received != total_bytes:
+                    raise RemoteProtocolError(f"the share has {received} bytes; its shape says {total_bytes}")
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except OSError as error:
+            raise PeerUnavailableError(f"this server cannot store the share: {error.strerror}") from error
+        finally:
+            part.unlink(missing_ok=True)
+
+    def read(self, name: str) -> StoredShare:
+        """Raises NotFoundError."""
+        try:
+            content = self._path(name).read_bytes()
+        except FileNotFoundError as error:
+            raise NotFoundError(f"{name} is not stored on this server") from error
+        (length,) = _LENGTH.unpack_from(content)
+        start = _LENGTH.size
+        return StoredShare(content[start : start + length], content[start + length :])
+
+    def delete(self, name: str) -> None:
+        """Raises NotFoundError."""
+        try:
+            self._path(name).unlink()
+        except FileNotFoundError as error:
+            raise NotFoundError(f"{name} is not stored on this server") from error

@@ -1,0 +1,1 @@
+"""Server A: the server in role A. All behaviour is in `server`."""

@@ -1,0 +1,1 @@
+"""Server B: the server in role B. All behaviour is in `server`."""
