@@ -279,14 +279,20 @@ class Abort:
         with self._lock:
             self._channel = channel
             if self._aborted:
-                channel.close()
+                channel.abort()
+
+    def release(self) -> None:
+        """The session has ended by itself: there is nothing left to stop."""
+        with self._lock:
+            self._channel = None
+            self._worker = None
 
     def __call__(self) -> None:
         """Close the channel and the worker's pipe; whoever waits on them is woken."""
         with self._lock:
             self._aborted = True
             if self._channel is not None:
-                self._channel.close()
+                self._channel.abort()
             if self._worker is not None:
                 self._worker.pipe.close()
 

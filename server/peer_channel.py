@@ -5,7 +5,7 @@ No resume and no retry: a broken link ends the session and burns its material.
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import grpc
@@ -28,11 +28,13 @@ class PeerChannel:
         self._peer = f"server {peer.value}"
         self._outgoing: queue.Queue[pb.PeerMessage | None] = queue.Queue(maxsize=QUEUED_MESSAGES)
         self._incoming: Iterator[pb.PeerMessage] | None = None
+        self._cancel: Callable[[], object] | None = None
         self._closed = threading.Event()
 
-    def attach(self, incoming: Iterator[pb.PeerMessage]) -> None:
-        """Say where the peer's messages come from."""
+    def attach(self, incoming: Iterator[pb.PeerMessage], cancel: Callable[[], object] | None = None) -> None:
+        """Say where the peer's messages come from, and how to break off the call that carries them."""
         self._incoming = incoming
+        self._cancel = cancel
 
     def outgoing(self) -> Iterator[pb.PeerMessage]:
         """What gRPC sends; ends when the channel closes, after everything queued."""
@@ -88,6 +90,21 @@ class PeerChannel:
             self._outgoing.put_nowait(None)
         except queue.Full:
             pass  # `outgoing` sees the flag
+
+    def finish(self) -> None:
+        """End our direction, and wait until A has ended its own: only then has everything arrived. Run by server B."""
+        self.close()
+        try:
+            while True:
+                self.receive()
+        except PeerUnavailableError:
+            pass  # A has ended the call, as it should; had it failed, A's own answer to the edge says so
+
+    def abort(self) -> None:
+        """Break the link off at once; a thread that waits for a message is woken."""
+        self.close()
+        if self._cancel is not None:
+            self._cancel()
 
 
 class MeetingPoint:

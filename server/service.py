@@ -142,14 +142,18 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
             with self._evaluator.turn:
                 return (yield from self._evaluator.lead(channel, channel.boot, task, stop))
         finally:
+            stop.release()
             channel.close()
 
     def _follow(self, task: EvaluationRequest, stop: Abort) -> Generator[str, None, Outcome]:
         channel = self._dial(task.session_id)
         stop.watch_channel(channel)
         try:
-            return (yield from self._evaluator.follow(channel, task, stop))
+            outcome = yield from self._evaluator.follow(channel, task, stop)
+            channel.finish()
+            return outcome
         finally:
+            stop.release()
             channel.close()
 
     def _result_header(self, task: EvaluationRequest, outcome: Outcome) -> pb.ResultHeader:
@@ -204,8 +208,11 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
                 with self._evaluator.turn:
                     return str(self._evaluator.lead_masking(channel, session_id, model, boots).push_id)
             order = channel.expect("order").order
-            return str(self._evaluator.follow_masking(channel, order, model).push_id)
+            masked = self._evaluator.follow_masking(channel, order, model)
+            channel.finish()
+            return str(masked.push_id)
         finally:
+            stop.release()
             channel.close()
 
     def ListModels(self, request: pb.ListModelsRequest, context: grpc.ServicerContext) -> pb.ListModelsReply:  # noqa: N802
@@ -231,7 +238,7 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
             hello = next(messages, pb.PeerMessage()).hello
             session = SessionId(hello.session_id)
             channel = PeerChannel(Role.B, boot=hello.boot_b)
-            channel.attach(messages)
+            channel.attach(messages, cancel=context.cancel)
             context.add_callback(channel.close)
             self._meeting.arrive(session, channel)
         try:
@@ -245,7 +252,8 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
         channel = PeerChannel(Role.A)
         hello = pb.PeerHello(session_id=session_id, boot_b=str(self._evaluator.boot_id))
         channel.send(pb.PeerMessage(hello=hello))
-        channel.attach(self._leader.Follow(channel.outgoing(), timeout=SESSION_SECONDS))
+        call = self._leader.Follow(channel.outgoing(), timeout=SESSION_SECONDS)
+        channel.attach(call, cancel=call.cancel)
         return channel
 
     # --- sessions ---

@@ -176,9 +176,10 @@ def main() -> None:
     torch.set_grad_enabled(False)
     pipe = Pipe(socket.socket(fileno=int(sys.argv[1])))
     try:
-        evaluate(pipe)
-    except DarkroomError as error:
-        pipe.send(Kind.FAILED, f"{type(error).__name__}: {error}".encode())
+        try:
+            evaluate(pipe)
+        except DarkroomError as error:
+            pipe.send(Kind.FAILED, f"{type(error).__name__}: {error}".encode())
     except (BrokenPipeError, ConnectionResetError):
         pass  # the server abandoned this evaluation
     finally:

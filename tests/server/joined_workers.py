@@ -113,7 +113,8 @@ def run_joined(
         transcript.corrections.append(words)
         workers[Role.B][1].send(Kind.CORRECTION, ring.to_bytes(words), index)
 
-    threads = [threading.Thread(target=_pump, args=(role, workers, transcript)) for role in Role]
+    both_ready = threading.Barrier(len(Role))
+    threads = [threading.Thread(target=_pump, args=(role, workers, transcript, both_ready)) for role in Role]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -124,12 +125,18 @@ def run_joined(
     return transcript
 
 
-def _pump(role: Role, workers: dict[Role, tuple[subprocess.Popen[bytes], Pipe]], transcript: Transcript) -> None:
+def _pump(
+    role: Role,
+    workers: dict[Role, tuple[subprocess.Popen[bytes], Pipe]],
+    transcript: Transcript,
+    both_ready: threading.Barrier,
+) -> None:
     own, peer = workers[role][1], workers[role.peer][1]
     while (header := own.receive_header()) is not None:
         payload = bytes(own.receive_bytes(header.length))
         match header.kind:
             case Kind.READY:
+                both_ready.wait(60)
                 own.send(Kind.GO)
             case Kind.OPENING:
                 transcript.openings[role].append(_words(payload))
