@@ -54,12 +54,18 @@ def evaluate_oracle(
     weights: encoded; `.weight` tensors at network.weight_frac_bits, biases at FRAC_BITS. sigma: encoded at FRAC_BITS.
     """
     height, width = image.shape[1:]
-    padded = network.padded_size(height, width)
-    wires = {IMAGE_WIRE: extend_edges(image, *padded)}
+    out = oracle_wires(network, weights, image, sigma)[network.layers[-1].out]
+    return out[:, :height, :width] if tuple(out.shape[1:]) == network.padded_size(height, width) else out
+
+
+def oracle_wires(
+    network: Network, weights: Mapping[str, Tensor], image: Int64[Tensor, "1 h w"], sigma: int
+) -> dict[str, Int64[Tensor, "c_wire h_wire w_wire"]]:
+    """Every wire, by name, for a network on encoded words; arguments as for `evaluate_oracle`."""
+    wires = {IMAGE_WIRE: extend_edges(image, *network.padded_size(*image.shape[1:]))}
     for layer in network.layers:
         wires[layer.out] = _step(layer, [wires[source] for source in layer.sources], weights, sigma, network)
-    out = wires[network.layers[-1].out]
-    return out[:, :height, :width] if tuple(out.shape[1:]) == padded else out
+    return wires
 
 
 def _step(layer: Layer, inputs: list[Tensor], weights: Mapping[str, Tensor], sigma: int, network: Network) -> Tensor:
