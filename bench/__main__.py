@@ -109,8 +109,10 @@ def run(sizes: list[int], repetitions: int, tell: Callable[[str], None]) -> dict
                         "stock": measure_stock(stock, path),
                         "float": measure_float(model, path),
                     }
-                    tell(f"{side}x{side} {'warm-up' if repetition == 0 else f'{repetition}/{repetitions}'}: "
-                         f"ours {taken['ours']['online_seconds']:.2f} s, stock {taken['stock']['online_seconds']:.2f} s")
+                    tell(
+                        f"{side}x{side} {'warm-up' if repetition == 0 else f'{repetition}/{repetitions}'}: "
+                        f"ours {taken['ours']['online_seconds']:.2f} s, stock {taken['stock']['online_seconds']:.2f} s"
+                    )
                     if repetition:
                         for engine, row in taken.items():
                             rows[engine].append(row)

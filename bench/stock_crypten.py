@@ -135,12 +135,12 @@ class StockCrypTen:
     def evaluate(self, image: Path, sigma: float) -> dict[str, float]:
         """One evaluation; the image's plaintext result lies beside it as IMAGE.float.npy."""
         for process in self._parties:
-            assert process.stdin is not None
+            if process.stdin is None:
+                raise SystemExit("stock CrypTen was started without a pipe")
             process.stdin.write(f"{image} {sigma}\n")
             process.stdin.flush()
         leader = self._parties[0].stdout
-        assert leader is not None
-        answer = leader.readline()
+        answer = leader.readline() if leader is not None else ""
         if not answer:
             raise SystemExit("stock CrypTen ended; its last lines are above")
         parsed: dict[str, float] = json.loads(answer)

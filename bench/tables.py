@@ -17,8 +17,8 @@ def _cell(row: dict[str, float], name: str, scale: float = 1.0, digits: int = 2)
 def markdown(result: dict[str, Any]) -> str:
     """One table for all sizes, then the ratios."""
     lines = [
-        f"Model `{result['model']}`, medians of {result['repetitions']}, {result['machine']['cores']} cores, one thread per server; "
-        f"Darkroom {result['version']}, "
+        f"Model `{result['model']}`, medians of {result['repetitions']}, {result['machine']['cores']} cores, "
+        f"one thread per server; Darkroom {result['version']}, "
         + ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
         "",
         "| size | engine | online s | offline s | sent per server MiB | dealt to B MiB | rounds | peak RSS MiB | largest error |",

@@ -1,4 +1,4 @@
-"""How often CrypTen's truncation fails silently, summed over every wire of one evaluation. `python -m bench.truncation`
+"""`python -m bench.truncation`: how often CrypTen's truncation fails silently, summed over every wire of one evaluation.
 
 A truncation of the integer x fails with probability |x| / 2^64 (CrypTen, Knott et al. 2021, section 4.2.3 of the long
 version); x is the product before it is scaled down. The wires are those of the plaintext evaluation.

@@ -1,7 +1,8 @@
 """What the dealer has opened and who has claimed it: every half is given out once.
 
-The master key is drawn at start and lives in RAM: a restart forgets every push and all material, so nothing dealt before it
-can be dealt again. No sockets, no clock here.
+Every push and every batch has a key of its own, drawn when it is opened, in RAM only. A restart forgets them all, so nothing
+dealt before it can be dealt again; and a batch's key goes when both servers have claimed, so that whoever reads this memory
+later cannot unmask an evaluation that is over. No sockets, no clock here.
 """
 
 import threading
@@ -13,8 +14,10 @@ from protocols.errors import MaterialReusedError, NotFoundError, RemoteProtocolE
 from protocols.identifiers import MaterialId, PushId, Role
 from protocols.network import Network
 from protocols.plan import Plan, plan_for, session_context
+from protocols.prg import fresh_key
 
-OPEN_LIMIT: Final = 256  # unclaimed batches remembered; a batch is a few hundred bytes until it is claimed
+OPEN_LIMIT: Final = 256  # unclaimed batches remembered; a batch is its plan until it is claimed
+PUSH_LIMIT: Final = 1024  # pushes remembered; the one least recently used goes first, and its model is masked again
 
 
 @dataclass
@@ -23,6 +26,7 @@ class Push:
 
     network: Network
     boots: tuple[str, str]
+    key: bytes = field(default_factory=fresh_key, repr=False)
     claimed: set[Role] = field(default_factory=set)
 
 
@@ -33,6 +37,7 @@ class Batch:
     push: PushId
     plan: Plan
     boots: tuple[str, str]
+    key: bytes = field(default_factory=fresh_key, repr=False)
     claimed: set[Role] = field(default_factory=set)
 
     @property
@@ -46,7 +51,7 @@ class DealingLedger:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._pushes: dict[PushId, Push] = {}
+        self._pushes: OrderedDict[PushId, Push] = OrderedDict()
         self._batches: OrderedDict[MaterialId, Batch] = OrderedDict()
 
     def open_push(self, network: Network, boots: tuple[str, str]) -> PushId:
@@ -54,6 +59,8 @@ class DealingLedger:
         push = PushId.fresh()
         with self._lock:
             self._pushes[push] = Push(network, boots)
+            while len(self._pushes) > PUSH_LIMIT:
+                self._pushes.popitem(last=False)
         return push
 
     def push(self, push: PushId) -> Push:
@@ -61,6 +68,7 @@ class DealingLedger:
         with self._lock:
             if push not in self._pushes:
                 raise NotFoundError(f"push {push} is unknown to this dealer (restarted?): the model must be masked again")
+            self._pushes.move_to_end(push)
             return self._pushes[push]
 
     def claim_push(self, role: Role, push: PushId, boots: tuple[str, str], network_digest: bytes) -> Push:
@@ -85,9 +93,7 @@ class DealingLedger:
                 self._batches.popitem(last=False)
         return material
 
-    def claim_batch(
-        self, role: Role, material: MaterialId, push: PushId, plan_digest: bytes, boots: tuple[str, str]
-    ) -> Batch:
+    def claim_batch(self, role: Role, material: MaterialId, push: PushId, plan_digest: bytes, boots: tuple[str, str]) -> Batch:
         """Raises NotFoundError, RemoteProtocolError (bound to something else), MaterialReusedError (claimed before)."""
         with self._lock:
             batch = self._batches.get(material)

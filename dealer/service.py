@@ -10,6 +10,7 @@ import grpc
 import structlog
 import torch
 
+from dealer.ledger import Batch, DealingLedger, Push
 from proto import darkroom_pb2 as pb
 from proto import darkroom_pb2_grpc as rpc
 from proto.status import abort
@@ -19,8 +20,6 @@ from protocols.errors import DarkroomError
 from protocols.identifiers import BootId, MaterialId, PushId, Role
 from protocols.network import Network
 from protocols.plan import masked_weights
-from protocols.prg import fresh_key
-from dealer.ledger import Batch, DealingLedger
 
 CALLER_ROLES: Final = {"server-a": Role.A, "server-b": Role.B}
 
@@ -33,8 +32,7 @@ class DealerService(rpc.DealerServicer):
     def __init__(self, callers: Callers) -> None:
         self._callers = callers
         self._ledger = DealingLedger()
-        self._master = fresh_key()
-        self._dealing = threading.Lock()  # one batch at a time: it is arithmetic on every core we have
+        self._dealing = threading.Lock()  # one correlation at a time: it is arithmetic, and several at once would only take turns
 
     def _caller(self, context: grpc.ServicerContext, *allowed: Role) -> Role:
         names = [name for name, role in CALLER_ROLES.items() if role in allowed]
@@ -56,10 +54,10 @@ class DealerService(rpc.DealerServicer):
             role = self._caller(context, Role.A, Role.B)
             push = PushId(request.push_id)
             boots = _boots(request.boot_a, request.boot_b)
-            self._ledger.claim_push(role, push, boots, request.network_digest)
+            entry = self._ledger.claim_push(role, push, boots, request.network_digest)
         except DarkroomError as error:
             abort(context, error)
-        return pb.ClaimPushReply(seed=dealing.push_seed(self._master, role, push, request.network_digest))
+        return pb.ClaimPushReply(seed=dealing.push_seed(entry.key, role, push, request.network_digest))
 
     def OpenMaterial(  # noqa: N802
         self, request: pb.OpenMaterialRequest, context: grpc.ServicerContext
@@ -83,26 +81,32 @@ class DealerService(rpc.DealerServicer):
             material, push = MaterialId(request.material_id), PushId(request.push_id)
             boots = _boots(request.boot_a, request.boot_b)
             batch = self._ledger.claim_batch(role, material, push, request.plan_digest, boots)
-            network = self._ledger.push(push).network
+            masks = self._ledger.push(push)
         except DarkroomError as error:
             abort(context, error)
-        seeds = {party: dealing.session_seed(self._master, party, material, batch.context) for party in Role}
+        seeds = {party: dealing.session_seed(batch.key, party, material, batch.context) for party in Role}
         yield pb.MaterialChunk(seed=seeds[role])
         if role is Role.B:
-            with self._dealing:
-                yield from self._corrections(batch, network, seeds)
+            yield from self._corrections(batch, masks, seeds)
         log.info("material claimed", material=str(material), role=role.value)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         yield pb.MaterialChunk(end=pb.MaterialEnd(dealer_peak_rss_bytes=peak))
 
-    def _corrections(self, batch: Batch, network: Network, seeds: dict[Role, bytes]) -> Iterator[pb.MaterialChunk]:
-        push_seed = partial(dealing.push_seed, self._master, push=batch.push, network_digest=network.digest)
+    def _corrections(self, batch: Batch, push: Push, seeds: dict[Role, bytes]) -> Iterator[pb.MaterialChunk]:
+        network = push.network
+        push_seed = partial(dealing.push_seed, push.key, push=batch.push, network_digest=network.digest)
         push_seeds = [push_seed(role=role) for role in Role]
         masks = {
             name: sum((dealing.weight_mask_share(seed, position, shape) for seed in push_seeds), torch.tensor(0))
             for position, (name, shape) in enumerate(masked_weights(network, batch.plan.height, batch.plan.width).items())
         }
-        for label, words in dealing.corrections(batch.plan, seeds[Role.A], seeds[Role.B], masks):
+        items = dealing.corrections(batch.plan, seeds[Role.A], seeds[Role.B], masks)
+        while True:
+            with self._dealing:  # never held while a server takes its time to read
+                item = next(items, None)
+            if item is None:
+                return
+            label, words = item
             buffer = memoryview(ring.to_bytes(words))
             for offset in range(0, len(buffer), CHUNK_BYTES):
                 chunk = bytes(buffer[offset : offset + CHUNK_BYTES])

@@ -22,6 +22,7 @@ CONNECT_SECONDS: Final = 20.0
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.enable_retries", 0),  # not even those that gRPC makes by itself: what was sent once is not sent again
     ("grpc.keepalive_time_ms", 20_000),  # a dead peer shows within a minute
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.max_pings_without_data", 0),

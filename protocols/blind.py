@@ -21,7 +21,7 @@ from torch import Tensor
 from protocols.errors import EncodingRangeError, IntegrityError, LocalProtocolError
 
 FALSE_ACCEPT: Final = 1e-9  # one wrong key in a thousand million passes; the key-check value has refused it long before
-MIN_PIXELS: Final = 64  # the smallest image, 8x8, still has a threshold (0.65) that a right key reaches
+MIN_PIXELS: Final = 64  # the smallest image, 8x8, still has a threshold (0.67) that a right key can reach
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ Boyle et al., Efficient pseudorandom correlation generators, CRYPTO 2019, sectio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import TypeVar
 
 from jaxtyping import Int64
 from torch import Tensor
@@ -20,6 +21,8 @@ from protocols.errors import LocalProtocolError, MaterialReusedError
 from protocols.identifiers import MaterialId, PushId, Role
 from protocols.plan import AndTriple, Correlation, Plan, ProductTriple, SharedBit, WeightTriple
 from protocols.prg import Prg, derive_key
+
+Taken = TypeVar("Taken", WeightTriple, ProductTriple, AndTriple, SharedBit)
 
 
 class Stream(IntEnum):
@@ -83,9 +86,7 @@ def _result(item: Correlation, a: Tensor, b: Tensor | None) -> Tensor:
             return a & b
 
 
-def corrections(
-    plan: Plan, seed_a: bytes, seed_b: bytes, masks: dict[str, Tensor]
-) -> Iterator[tuple[int, Int64[Tensor, "..."]]]:
+def corrections(plan: Plan, seed_a: bytes, seed_b: bytes, masks: dict[str, Tensor]) -> Iterator[tuple[int, Int64[Tensor, "..."]]]:
     """B's correction for each correlation, in plan order. Run by the dealer.
 
     masks: the weight masks b = b_A + b_B of the push, by weight name.
@@ -145,7 +146,7 @@ class PartyMaterial:
             raise LocalProtocolError(f"the dealer's correction {index} has not arrived")
         return self._prg.words(index, Stream.C, self._plan.correlations[index].c_shape)
 
-    def take(self, expected: type[Correlation]) -> tuple[int, Correlation, Tuple3]:
+    def take(self, expected: type[Taken]) -> tuple[int, Taken, Tuple3]:
         """Consume the next correlation. Raises MaterialReusedError past the end, LocalProtocolError on another kind."""
         index = self._next
         if index >= len(self._plan.correlations):

@@ -10,7 +10,8 @@ the two channel halves, which on shares needs no comparison.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, cast
 
@@ -22,6 +23,10 @@ IMAGE_WIRE: Final = "image"
 MIN_SIDE: Final = 8  # smaller images have no room for a receptive field
 MAX_LAYERS: Final = 512
 MAX_CHANNELS: Final = 4096
+MAX_INTEGER: Final = 1 << 22  # of any attribute: products of a few stay exact and small
+MAX_REACH: Final = 512  # dilation * (kernel - 1): more would only pad an image with more zeros than it has pixels
+MAX_FACTOR: Final = 1024.0  # of a public scale: at 16 fractional bits a larger one leaves the range of every wire
+WIRE_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # names stand in messages, logs and tensor names
 
 
 def _require(condition: bool, message: str) -> None:
@@ -86,6 +91,11 @@ class Conv(Layer):
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
         _, height, width = inputs[0]
+        reach = self.dilation * (self.kernel - 1)
+        _require(
+            self.padding <= reach <= MAX_REACH,
+            f"{self.out}: a kernel that reaches {reach} pixels (at most {MAX_REACH}) cannot be padded by {self.padding}",
+        )
         size = self.geometry.output_size
         out = (self.out_channels, size(height, self.kernel), size(width, self.kernel))
         _require(min(out) > 0, f"{self.out}: a {height}x{width} input is too small for a {self.kernel}x{self.kernel} kernel")
@@ -189,6 +199,10 @@ class Scale(Layer):
     op = "scale"
     source: str
     factor: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "factor", float(self.factor))  # 2 and 2.0 are one network and have one digest
+        _require(abs(self.factor) <= MAX_FACTOR, f"{self.out}: the factor {self.factor} is not within +-{MAX_FACTOR:g}")
 
 
 @dataclass(frozen=True)
@@ -308,15 +322,18 @@ class Network:
 
     def __post_init__(self) -> None:
         _require(0 < len(self.layers) <= MAX_LAYERS, f"a network has 1 to {MAX_LAYERS} layers, not {len(self.layers)}")
-        _require(1 <= self.multiple <= 64, f"multiple must be in 1..64, not {self.multiple}")
-        _require(8 <= self.weight_frac_bits <= 16, f"weight_frac_bits must be in 8..16, not {self.weight_frac_bits}")
+        for name, low, high in (("multiple", 1, 64), ("weight_frac_bits", 8, 16)):
+            value = getattr(self, name)
+            good = type(value) is int and low <= value <= high
+            _require(good, f"{name} must be an integer in {low}..{high}, not {value!r:.80}")
         known = {IMAGE_WIRE}
         for layer in self.layers:
+            _require(WIRE_NAME.fullmatch(layer.out) is not None, f"{layer.out[:80]!r} is no name for a wire")
             for source in layer.sources:
-                _require(source in known, f"{layer.out}: reads the unknown wire {source!r}")
+                _require(source in known, f"{layer.out}: reads the unknown wire {source[:80]!r}")
             _require(layer.out not in known, f"the wire {layer.out!r} is written twice")
             known.add(layer.out)
-        self.wire_shapes(64, 64)
+        self.parameter_shapes()
 
     @property
     def conditioned(self) -> bool:
@@ -363,8 +380,8 @@ class Network:
             content = json.loads(text)
             layers = tuple(_layer(entry) for entry in content.pop("layers"))
             return cls(layers=layers, **content)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise NetworkDescriptionError(f"malformed network description: {error}") from error
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise NetworkDescriptionError(f"malformed network description: {error!s:.200}") from error
 
     @property
     def digest(self) -> bytes:
@@ -374,17 +391,18 @@ class Network:
 
 def _layer(entry: dict[str, Any]) -> Layer:
     kind = LAYER_TYPES.get(entry.get("op", ""))
-    _require(kind is not None, f"unknown layer {entry.get('op')!r}; known are {', '.join(LAYER_TYPES)}")
-    assert kind is not None  # narrowed above
+    if kind is None:
+        raise NetworkDescriptionError(f"unknown layer {entry.get('op')!r:.80}; known are {', '.join(LAYER_TYPES)}")
     values = {key: value for key, value in entry.items() if key != "op"}
     types = {f.name: f.type for f in dataclasses.fields(kind)}
     for key, value in values.items():
+        place = f"{entry.get('out')!s:.80}: {key:.80}"
         expected = types.get(key)
-        _require(expected is not None, f"{entry.get('out')}: {kind.op} has no attribute {key!r}")
-        good = isinstance(value, (int, float)) if expected is float else type(value) is expected
-        _require(good, f"{entry.get('out')}: {key} must be {expected}, not {value!r}")
+        _require(expected is not None, f"{place} is no attribute of {kind.op}")
+        good = type(value) in (int, float) if expected is float else type(value) is expected
+        _require(good, f"{place} must be {expected}, not {value!r:.80}")
         if expected is int:
-            _require(0 <= value <= MAX_CHANNELS * 1024, f"{entry.get('out')}: {key} = {value} is out of range")
-        if key in ("kernel", "stride", "dilation", "groups", "factor") and kind.op not in ("avg_pool", "max_pool", "scale"):
-            _require(value >= 1, f"{entry.get('out')}: {key} must be at least 1")
-    return kind(**values)
+            low = 0 if key == "padding" or issubclass(kind, Pool) else 1
+            _require(low <= value <= MAX_INTEGER, f"{place} must be in {low}..{MAX_INTEGER}, not {value!r:.80}")
+    made = cast(Callable[..., Layer], kind)
+    return made(**{key: float(value) if types[key] is float else value for key, value in values.items()})

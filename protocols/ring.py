@@ -71,7 +71,7 @@ def _patches(padded: Tensor, kh: int, kw: int, geometry: ConvGeometry, h_out: in
 
 
 def _pointwise(x: Tensor, matrix: Tensor) -> Tensor:
-    """matrix @ x by blocks of columns: three to four times faster than at once, where x is wide and flat."""
+    """Matrix @ x by blocks of columns: three to four times faster than at once, where x is wide and flat."""
     out = torch.empty(matrix.shape[0], x.shape[1], dtype=torch.int64)
     columns = max(1, UNFOLD_BLOCK_WORDS // max(x.shape[0], 1))
     for start in range(0, x.shape[1], columns):

@@ -65,9 +65,7 @@ class CrypTenEvaluation:
     def __init__(self, crypten: types.ModuleType, model: SharedModel) -> None:
         self._crypten = crypten
         self._model = model
-        self._weights = {
-            name: crypten_runtime.weight_tensor(crypten, weight) for name, weight in model.weights.items()
-        }
+        self._weights = {name: crypten_runtime.weight_tensor(crypten, weight) for name, weight in model.weights.items()}
 
     def run(self, image: Tensor, sigma: Tensor) -> Tensor:
         """This server's share of the output.
@@ -135,11 +133,11 @@ class CrypTenEvaluation:
             case PixelShuffle():
                 return self._shared(functional.pixel_shuffle(x.share, layer.factor))
             case AvgPool():
-                rows, columns = layer.window([tuple(x.share.shape)])  # type: ignore[list-item]
+                rows, columns = layer.window([tuple(x.share.shape)])
                 total = self._shared(torch.stack(pool_windows(x.share, rows, columns)).sum(0))
                 return total.div_(rows * columns)
             case MaxPool():
-                rows, columns = layer.window([tuple(x.share.shape)])  # type: ignore[list-item]
+                rows, columns = layer.window([tuple(x.share.shape)])
                 return self._max_pool(x, rows, columns)
             case Relu():
                 return self._relu(x)

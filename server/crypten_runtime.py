@@ -50,7 +50,8 @@ def import_crypten() -> types.ModuleType:
     import crypten
     import crypten.mpc
 
-    return crypten
+    package: types.ModuleType = crypten
+    return package
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +134,8 @@ class DealtProvider:
     def product_triple(self, x_shape: Sequence[int], y_shape: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """This server's shares of a, b and c = a * b."""
         index, item, dealt = self._material.take(ProductTriple)
-        assert isinstance(item, ProductTriple) and dealt.b is not None
+        if dealt.b is None:
+            raise LocalProtocolError(f"{item.wire}: a product triple without b")
         self._check(x_shape, item.a_shape, item.wire)
         self._check(y_shape, item.b_shape, item.wire)
         self._communicator.grant(index)

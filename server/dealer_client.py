@@ -1,6 +1,6 @@
 """What a server asks of the dealer."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -33,6 +33,7 @@ class Batch:
 
     seed: bytes = field(repr=False)
     corrections: Iterator[pb.Correction] = field(repr=False)
+    cancel: Callable[[], object] = field(repr=False)  # ends the stream where the session ends before it
     dealt_bytes: int = 0
     dealer_peak_rss_bytes: int = 0
 
@@ -52,9 +53,7 @@ class DealerClient:
 
     def claim_push(self, push: PushId, network: Network, boots: Boots) -> bytes:
         """This server's seed for the weight masks."""
-        request = pb.ClaimPushRequest(
-            push_id=str(push), boot_a=boots.a, boot_b=boots.b, network_digest=network.digest
-        )
+        request = pb.ClaimPushRequest(push_id=str(push), boot_a=boots.a, boot_b=boots.b, network_digest=network.digest)
         with calling(self._name):
             return bytes(self._stub.ClaimPush(request, timeout=CONNECT_SECONDS).seed)
 
@@ -75,7 +74,7 @@ class DealerClient:
             first = next(stream)
         if first.WhichOneof("content") != "seed" or len(first.seed) != KEY_BYTES:
             raise RemoteProtocolError(f"{self._name} did not begin with a seed")
-        batch = Batch(seed=first.seed, corrections=iter(()), dealt_bytes=KEY_BYTES)
+        batch = Batch(seed=first.seed, corrections=iter(()), cancel=stream.cancel, dealt_bytes=KEY_BYTES)
         batch.corrections = self._corrections(stream, batch)
         return batch
 
@@ -87,3 +86,5 @@ class DealerClient:
                     yield message.correction
                 elif message.WhichOneof("content") == "end":
                     batch.dealer_peak_rss_bytes = message.end.dealer_peak_rss_bytes
+                    return
+        raise RemoteProtocolError(f"{self._name} ended its material without saying so")

@@ -5,7 +5,7 @@ channel is closed, the worker is killed, and the material is never named again.
 """
 
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final
@@ -24,7 +24,7 @@ from protocols.errors import (
 from protocols.identifiers import BootId, MaterialId, PushId, Role
 from protocols.plan import Plan, plan_for
 from protocols.prg import fresh_key
-from server.dealer_client import Batch, Boots, DealerClient
+from server.dealer_client import Boots, DealerClient
 from server.models import MaskedModel, ModelRegistry, PushedModel, WeightMasking
 from server.order import OrderTerms, check_accept, check_order, make_order, order_digest, shared_key
 from server.peer_channel import PeerChannel
@@ -91,10 +91,10 @@ class Evaluator:
         check_accept(channel.expect("accept").accept, order)
         return self._mask(channel, model, push, boots)
 
-    def follow_masking(self, channel: PeerChannel, order: pb.PeerOrder, model: PushedModel) -> MaskedModel:
+    def follow_masking(self, channel: PeerChannel, order: pb.PeerOrder, session_id: str, model: PushedModel) -> MaskedModel:
         """Do as A orders, if it is what we know. Run by server B."""
         boots = Boots(order.boot_a, str(self.boot_id))
-        check_order(order, self._mask_terms(order.session_id, model, boots))
+        check_order(order, self._mask_terms(session_id, model, boots))
         self._accept(channel, order)
         return self._mask(channel, model, PushId(order.push_id), boots)
 
@@ -144,12 +144,15 @@ class Evaluator:
             masked = self.lead_masking(channel, request.session_id, model, boots)
             material = self._dealer.open_material(masked.push_id, plan, boots)
         terms = self._evaluation_terms(request, model, plan, boots)
-        order = make_order(
-            terms, push_id=str(masked.push_id), material_id=str(material), contribution=fresh_key()
-        )
-        channel.send(pb.PeerMessage(order=order))
-        accept = channel.expect("accept").accept
-        check_accept(accept, order)
+        order = make_order(terms, push_id=str(masked.push_id), material_id=str(material), contribution=fresh_key())
+        try:
+            channel.send(pb.PeerMessage(order=order))
+            accept = channel.expect("accept").accept
+            check_accept(accept, order)
+        except DarkroomError:
+            # B may lack this push: a link that broke during masking leaves one side with it. The next session masks anew.
+            self._models.forget(model.name)
+            raise
         return (yield from self._run(channel, request, masked, model, plan, material, shared_key(order, accept), started, abort))
 
     def follow(self, channel: PeerChannel, request: EvaluationRequest, abort: "Abort") -> Generator[str, None, Outcome]:
@@ -160,7 +163,7 @@ class Evaluator:
         order = channel.expect("order").order
         started = monotonic()
         if order.kind == pb.PeerOrder.KIND_MASK:
-            self.follow_masking(channel, order, model)
+            self.follow_masking(channel, order, request.session_id, model)
             order = channel.expect("order").order
         boots = Boots(order.boot_a, str(self.boot_id))
         check_order(order, self._evaluation_terms(request, model, plan, boots))
@@ -171,9 +174,7 @@ class Evaluator:
             accept = self._accept(channel, order)
             material = MaterialId(order.material_id)
             return (
-                yield from self._run(
-                    channel, request, masked, model, plan, material, shared_key(order, accept), started, abort
-                )
+                yield from self._run(channel, request, masked, model, plan, material, shared_key(order, accept), started, abort)
             )
 
     def _plan(self, model: PushedModel, request: EvaluationRequest) -> Plan:
@@ -185,9 +186,7 @@ class Evaluator:
             )
         return plan
 
-    def _evaluation_terms(
-        self, request: EvaluationRequest, model: PushedModel, plan: Plan, boots: Boots
-    ) -> OrderTerms:
+    def _evaluation_terms(self, request: EvaluationRequest, model: PushedModel, plan: Plan, boots: Boots) -> OrderTerms:
         return OrderTerms(
             kind=pb.PeerOrder.KIND_EVALUATE,
             session_id=request.session_id,
@@ -239,7 +238,8 @@ class Evaluator:
                 peer_key=peer_key,
             )
             worker.pipe.send(Kind.JOB, job.SerializeToString())
-            _relay_corrections(batch, worker.pipe)
+            corrections = range(len(plan.correlations)) if self.role is Role.B else ()
+            _relay_corrections(batch.corrections, worker.pipe, [plan.correction_bytes(index) for index in corrections])
             _expect(worker.pipe, Kind.READY)
             channel.send(pb.PeerMessage(ready=pb.PeerReady()))
             channel.expect("ready")
@@ -247,15 +247,14 @@ class Evaluator:
             yield "evaluating"
             worker.pipe.send(Kind.GO)
             stats, share = _relay_openings(worker.pipe, channel, plan)
-        except (BrokenPipeError, ConnectionResetError) as error:
+        except OSError as error:  # the pipe: broken, or closed under us
             raise PeerUnavailableError(f"the evaluation at server {self.role.value} was stopped") from error
         finally:
+            batch.cancel()
             worker.stop()
             self._workers.refill()
         shape = model.network.output_shape(plan.height, plan.width)
-        return Outcome(
-            share, stats, offline_seconds, batch.dealt_bytes, batch.dealer_peak_rss_bytes, masked.push_id, shape
-        )
+        return Outcome(share, stats, offline_seconds, batch.dealt_bytes, batch.dealer_peak_rss_bytes, masked.push_id, shape)
 
 
 class Abort:
@@ -294,24 +293,31 @@ class Abort:
             if self._channel is not None:
                 self._channel.abort()
             if self._worker is not None:
-                self._worker.pipe.close()
+                self._worker.pipe.interrupt()
 
 
-def _relay_corrections(batch: Batch, pipe: Pipe) -> None:
-    """Dealer to worker, piece by piece."""
-    remaining = 0
-    for correction in batch.corrections:
-        if correction.offset == 0 and remaining == 0:
-            remaining = correction.total_bytes
-            pipe.send_header(Kind.CORRECTION, correction.label, correction.total_bytes)
-        elif correction.total_bytes - correction.offset != remaining:
-            raise RemoteProtocolError(f"correction {correction.label} of the dealer has a gap at byte {correction.offset}")
-        if len(correction.chunk) > remaining:
-            raise RemoteProtocolError(f"correction {correction.label} of the dealer is too long")
-        remaining -= len(correction.chunk)
-        pipe.send_bytes(correction.chunk)
-    if remaining:
-        raise RemoteProtocolError("the dealer's corrections ended early")
+def _relay_corrections(corrections: Iterator[pb.Correction], pipe: Pipe, due: Sequence[int]) -> None:
+    """Dealer to worker, piece by piece. due: bytes of each correction in plan order; nothing at A.
+
+    Raises RemoteProtocolError where the dealer does not send exactly that: the worker would wait for the rest for ever.
+    """
+    label, offset, total = -1, 0, 0
+    for piece in corrections:
+        if offset == total:
+            label, offset, total = label + 1, 0, due[label + 1] if label + 1 < len(due) else 0
+        if (piece.label, piece.offset, piece.total_bytes) != (label, offset, total):
+            raise RemoteProtocolError(
+                f"the dealer sent bytes {piece.offset}.. of {piece.total_bytes} of correction {piece.label}, "
+                f"where bytes {offset}.. of {total} of correction {label} were due"
+            )
+        if not piece.chunk or offset + len(piece.chunk) > total:
+            raise RemoteProtocolError(f"correction {label} of the dealer has a piece of {len(piece.chunk)} bytes")
+        if offset == 0:
+            pipe.send_header(Kind.CORRECTION, label, total)
+        pipe.send_bytes(piece.chunk)
+        offset += len(piece.chunk)
+    if (label + 1, offset) != (len(due), total):
+        raise RemoteProtocolError(f"the dealer's corrections ended at byte {offset} of number {label}; {len(due)} were due")
 
 
 def _expect(pipe: Pipe, kind: Kind) -> bytes:
@@ -339,9 +345,9 @@ def _relay_openings(pipe: Pipe, channel: PeerChannel, plan: Plan) -> tuple[pb.Wo
                     pipe.send_bytes(chunk)
         except DarkroomError as error:
             failures.append(error)
-            pipe.close()
+            pipe.interrupt()
         except OSError:
-            pipe.close()  # the worker has ended; the other thread says why
+            pipe.interrupt()  # the worker has ended; the other thread says why
 
     receiver = threading.Thread(target=inbound, daemon=True)
     receiver.start()

@@ -131,8 +131,12 @@ class ModelRegistry:
 
     def description(self, name: str) -> pb.PushModelHeader:
         """The uploaded header. Raises NotFoundError."""
+        return self._read(name)[0]
+
+    def _read(self, name: str) -> tuple[pb.PushModelHeader, bytes]:
         try:
-            return pb.PushModelHeader.FromString(self._store.read(name).header)
+            stored = self._store.read(name)
+            return pb.PushModelHeader.FromString(stored.header), stored.words
         except NotFoundError as error:
             raise NotFoundError(
                 f"the model {name!r} is not on server {self._role.value}; push it with `darkroom model push`"
@@ -140,14 +144,14 @@ class ModelRegistry:
 
     def load(self, name: str) -> PushedModel:
         """Read the shares back. Raises NotFoundError."""
-        header = self.description(name)
+        header, words = self._read(name)  # at once: a push that replaces the model may come at any time
         network = Network.from_json(header.network)
         shapes = network.parameter_shapes(*MASK_SIZE)
         total = weight_words(network)
         if self._role is Role.A:
             flat = sharing.expand_seed(header.seed, (total,))
         else:
-            flat = ring.from_bytes(self._store.read(name).words, (total,))
+            flat = ring.from_bytes(words, (total,))
         shares = {}
         for key, shape in shapes.items():
             shares[key] = flat[: _count(shape)].view(shape).clone()

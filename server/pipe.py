@@ -67,8 +67,8 @@ class Pipe:
         if not self._fill(memoryview(buffer), may_end=True):
             return None
         kind, label, length = HEADER.unpack(buffer)
-        if length > MAX_FRAME_BYTES:
-            raise LocalProtocolError(f"a frame of {length} bytes cannot be right")
+        if length > MAX_FRAME_BYTES or kind not in tuple(Kind):
+            raise LocalProtocolError(f"a frame of kind {kind} and {length} bytes cannot be right")
         return FrameHeader(Kind(kind), label, length)
 
     def receive_into(self, view: memoryview) -> None:
@@ -88,12 +88,19 @@ class Pipe:
             length -= len(piece)
             yield bytes(piece)
 
-    def close(self) -> None:
-        """Close this end; a thread that waits on it is woken."""
+    def interrupt(self) -> None:
+        """End the traffic both ways; a thread that waits on this end is woken.
+
+        For another thread than the owner's: the descriptor stays open, so that its number cannot be a new socket's yet.
+        """
         try:
             self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # the other process has gone already
+
+    def close(self) -> None:
+        """Close this end."""
+        self.interrupt()
         self._socket.close()
 
     def _fill(self, view: memoryview, *, may_end: bool) -> bool:

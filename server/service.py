@@ -2,6 +2,7 @@
 
 import resource
 import threading
+from collections import Counter, OrderedDict
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -36,7 +37,9 @@ from server.share_store import ShareStore
 from server.worker_pool import WorkerPool
 
 MAX_PIXELS: Final = 1 << 26  # 0.5 GiB of share; larger images are not radiographs
-SESSION_LIMIT: Final = 8  # one evaluates, the others wait; beyond it: busy
+# Places for one identity's calls, so that none takes every thread; beyond them: busy. One evaluates, the others wait.
+CALL_LIMITS: Final = {"client": 8, "edge": 8, "model-owner": 2}
+REMEMBERED_SESSIONS: Final = 1 << 16  # a repeated id is an edge's mistake; what must never repeat is the material
 SESSION_SECONDS: Final = 1800.0
 UPLOAD_SECONDS: Final = 300.0  # A has its seed at once; B joins when its words have arrived
 ENGINE: Final = "crypten"
@@ -56,8 +59,8 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
         dealer = DealerClient(open_channel(config.identity, config.dealer), config.dealer)
         self._evaluator = Evaluator(config.role, self._models, dealer, workers)
         self._meeting = MeetingPoint()
-        self._sessions: set[SessionId] = set()
-        self._under_way = 0
+        self._sessions: OrderedDict[SessionId, None] = OrderedDict()
+        self._under_way: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._leader = rpc.PeerLinkStub(open_channel(config.identity, config.leader)) if config.leader else None
 
@@ -65,8 +68,7 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
 
     def Store(self, requests: Iterator[pb.StoreRequest], context: grpc.ServicerContext) -> pb.StoreReply:  # noqa: N802
         """Run by the client."""
-        with _answering(context):
-            self._callers.require(context, "client")
+        with _answering(context), self._place(self._callers.require(context, "client")):
             header = next(requests, pb.StoreRequest()).header
             object_id = ObjectId(header.object_id)
             expected = self._check_store(header)
@@ -99,8 +101,8 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
         """Run by the edge."""
         stop = Abort()
         context.add_callback(stop)
-        with _answering(context), self._session(request.session_id):
-            caller = self._callers.require(context, "edge")
+        with _answering(context), self._place(caller := self._callers.require(context, "edge")):
+            self._begin_session(request.session_id)
             task, stored_words = self._checked(request, caller)
             stages = self._lead(task, stop) if self._role is Role.A else self._follow(task, stop)
             outcome = yield from _staged(stages)
@@ -186,13 +188,12 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
         """Run by the model owner: keep the shares, then open w - b with the other server."""
         stop = Abort()
         context.add_callback(stop)
-        with _answering(context):
-            self._callers.require(context, "model-owner")
+        with _answering(context), self._place(self._callers.require(context, "model-owner")):
             header = next(requests, pb.PushModelRequest()).header
-            with self._session(header.session_id):
-                self._models.upload(header, (request.chunk for request in requests))
-                push_id = self._mask(header.session_id, header.name, stop)
-                log.info("model pushed", model=header.name, push=push_id)
+            self._begin_session(header.session_id)
+            self._models.upload(header, (request.chunk for request in requests))
+            push_id = self._mask(header.session_id, header.name, stop)
+            log.info("model pushed", model=header.name, push=push_id)
         return pb.PushModelReply(push_id=push_id)
 
     def _mask(self, session_id: str, name: str, stop: Abort) -> str:
@@ -208,7 +209,7 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
                 with self._evaluator.turn:
                     return str(self._evaluator.lead_masking(channel, session_id, model, boots).push_id)
             order = channel.expect("order").order
-            masked = self._evaluator.follow_masking(channel, order, model)
+            masked = self._evaluator.follow_masking(channel, order, session_id, model)
             channel.finish()
             return str(masked.push_id)
         finally:
@@ -248,7 +249,8 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
 
     def _dial(self, session_id: str) -> PeerChannel:
         """Open our stream to A. Run by server B."""
-        assert self._leader is not None
+        if self._leader is None:
+            raise ConfigurationError("server A has no leader to dial")
         channel = PeerChannel(Role.A)
         hello = pb.PeerHello(session_id=session_id, boot_b=str(self._evaluator.boot_id))
         channel.send(pb.PeerMessage(hello=hello))
@@ -259,21 +261,28 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
     # --- sessions ---
 
     @contextmanager
-    def _session(self, session_id: str) -> Generator[None]:
-        """A place in the queue, and a session id that was never seen. Raises BusyError, RemoteProtocolError."""
-        session = SessionId(session_id)
+    def _place(self, caller: str) -> Generator[None]:
+        """A place among this caller's calls. Raises BusyError."""
+        limit = CALL_LIMITS[caller]
         with self._lock:
-            if session in self._sessions:
-                raise RemoteProtocolError(f"session {session} was seen before; sessions are used once")
-            if self._under_way >= SESSION_LIMIT:
-                raise BusyError(f"server {self._role.value} has {SESSION_LIMIT} sessions under way; try again in a minute")
-            self._sessions.add(session)
-            self._under_way += 1
+            if self._under_way[caller] >= limit:
+                raise BusyError(f"server {self._role.value} has {limit} calls of {caller} under way; try again in a minute")
+            self._under_way[caller] += 1
         try:
             yield
         finally:
             with self._lock:
-                self._under_way -= 1
+                self._under_way[caller] -= 1
+
+    def _begin_session(self, session_id: str) -> None:
+        """Raises RemoteProtocolError where this session was seen before."""
+        session = SessionId(session_id)
+        with self._lock:
+            if session in self._sessions:
+                raise RemoteProtocolError(f"session {session} was seen before; sessions are used once")
+            self._sessions[session] = None
+            if len(self._sessions) > REMEMBERED_SESSIONS:
+                self._sessions.popitem(last=False)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import struct
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ class ShareStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._placing = threading.Lock()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for leftover in folder.glob(".*.part"):
             leftover.unlink()  # a write that a crash cut off
@@ -52,8 +54,7 @@ class ShareStore:
         PeerUnavailableError: the disk is full.
         """
         path = self._path(name)
-        if path.exists() and not replace:
-            raise BadInputError(f"{name} is stored already; identifiers are used once")
+        self._refuse_taken(name, replace)
         part = self._folder / f".{name}.{secrets.token_hex(4)}.part"
         try:
             descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -69,11 +70,17 @@ class ShareStore:
                     raise RemoteProtocolError(f"the share has {received} bytes; its shape says {total_bytes}")
                 file.flush()
                 os.fsync(file.fileno())
-            part.replace(path)
+            with self._placing:
+                self._refuse_taken(name, replace)  # another upload of the same name may have been faster
+                part.replace(path)
         except OSError as error:
             raise PeerUnavailableError(f"this server cannot store the share: {error.strerror}") from error
         finally:
             part.unlink(missing_ok=True)
+
+    def _refuse_taken(self, name: str, replace: bool) -> None:
+        if not replace and self._path(name).exists():
+            raise BadInputError(f"{name} is stored already; identifiers are used once")
 
     def read(self, name: str) -> StoredShare:
         """Raises NotFoundError."""

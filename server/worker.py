@@ -1,4 +1,4 @@
-"""The worker process: one evaluation by the CrypTen engine, then it ends. `python -m server.worker FD`
+"""The worker process, `python -m server.worker FD`: one evaluation by the CrypTen engine, then it ends.
 
 It holds no identity and no socket but the pair to its server process: the server relays openings and corrections.
 Secrets reach it in its one job and end with the process.
@@ -44,16 +44,29 @@ class PipedExchange:
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
-        self._outgoing: queue.SimpleQueue[tuple[int, Sequence[Tensor]]] = queue.SimpleQueue()
+        self._outgoing: queue.SimpleQueue[tuple[int, Sequence[Tensor]] | None] = queue.SimpleQueue()
         self.sent_bytes = 0
-        threading.Thread(target=self._send_all, daemon=True).start()
+        self._sender = threading.Thread(target=self._send_all, daemon=True)
+        self._sender.start()
 
     def _send_all(self) -> None:
-        while True:
-            index, tensors = self._outgoing.get()
-            self._pipe.send_header(Kind.OPENING, index, sum(tensor.numel() for tensor in tensors) * ring.WORD_BYTES)
-            for tensor in tensors:
-                self._pipe.send_bytes(memoryview(tensor.contiguous().numpy()).cast("B"))
+        try:
+            while (opening := self._outgoing.get()) is not None:
+                index, tensors = opening
+                self._pipe.send_header(Kind.OPENING, index, sum(tensor.numel() for tensor in tensors) * ring.WORD_BYTES)
+                for tensor in tensors:
+                    self._pipe.send_bytes(tensor.contiguous().numpy().data.cast("B"))
+        except OSError:
+            pass  # the server has closed the pipe; the receiving side says so
+
+    def finish(self) -> None:
+        """Wait until the last opening has left.
+
+        The peer's last opening can be here long before ours is gone. A frame sent meanwhile would land inside our opening,
+        and so at the other server: this server's output share among them.
+        """
+        self._outgoing.put(None)
+        self._sender.join()
 
     def __call__(self, index: int, own: Sequence[Tensor]) -> list[Tensor]:
         """One opening, both ways."""
@@ -68,7 +81,7 @@ class PipedExchange:
         received = []
         for tensor in own:
             theirs = torch.empty(tensor.shape, dtype=torch.int64)
-            self._pipe.receive_into(memoryview(theirs.numpy()))
+            self._pipe.receive_into(theirs.numpy().data)
             received.append(theirs)
         return received
 
@@ -115,7 +128,7 @@ def receive_material(pipe: Pipe, plan: Plan, role: Role, seed: bytes) -> PartyMa
             if header.length != plan.correction_bytes(index):
                 raise RemoteProtocolError(f"correction {index} has {header.length} bytes, not {plan.correction_bytes(index)}")
             words = torch.empty(item.c_shape, dtype=torch.int64)
-            pipe.receive_into(memoryview(words.numpy()))
+            pipe.receive_into(words.numpy().data)
             material.correct(index, words)
     return material
 
@@ -153,7 +166,10 @@ def evaluate(pipe: Pipe) -> None:
     zero_key = derive_key(job.peer_key, b"zero")
     crypten = crypten_runtime.start_evaluation(role, material, ledger, exchange, zero_key)
     sigma = torch.tensor([job.sigma_share], dtype=torch.int64)
-    output = crypten_engine.CrypTenEvaluation(crypten, model).run(unpacked_share(job, role), sigma)
+    try:
+        output = crypten_engine.CrypTenEvaluation(crypten, model).run(unpacked_share(job, role), sigma)
+    finally:
+        exchange.finish()
     if not ledger.finished:
         raise LocalProtocolError(f"the evaluation ended after {ledger.rounds} of {len(plan.correlations)} openings")
     output = rerandomise(role, output, job.peer_key)
@@ -171,6 +187,7 @@ def evaluate(pipe: Pipe) -> None:
 def main() -> None:
     """Entry point: the file descriptor of our end of the socket pair is the only argument."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # never outlive the server
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash must not write shares and keys to a disk
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to handle
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-
 from typing import Final
 
 from server.pipe import Pipe
@@ -27,12 +26,16 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                [sys.executable, "-m", "server.worker", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "server.worker", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **ALLOCATOR},
             )
         self.pipe = Pipe(ours)
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
 
     def stop(self) -> None:
         """End the process, whatever it does; its secrets go with it."""
@@ -52,6 +55,9 @@ class WorkerPool:
         """A fresh worker; the caller stops it."""
         with self._lock:
             worker, self._spare = self._spare, None
+        if worker is not None and not worker.running:  # killed while it waited: for want of memory, say
+            worker.stop()
+            worker = None
         return worker or WorkerProcess()
 
     def refill(self) -> None:

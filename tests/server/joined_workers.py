@@ -49,9 +49,7 @@ Tamper = Callable[[Role, int, bytes], bytes]
 
 def start_worker() -> tuple[subprocess.Popen[bytes], Pipe]:
     ours, theirs = socket.socketpair()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "server.worker", str(theirs.fileno())], pass_fds=[theirs.fileno()]
-    )
+    process = subprocess.Popen([sys.executable, "-m", "server.worker", str(theirs.fileno())], pass_fds=[theirs.fileno()])
     theirs.close()
     return process, Pipe(ours)
 

@@ -1,0 +1,50 @@
+# make demo: see it work.  make test: what CI runs.  make check: its fast part.
+# Variables: ARGS (passed on to the command), PYTHON (default: python3.11, then python3), TORCH_INDEX (see README, set-up).
+
+BIN := .venv/bin
+export PYTHON TORCH_INDEX
+PACKAGES := pyproject.toml constraints.txt scripts/setup.sh
+
+.PHONY: help setup demo test check lint bench clean
+
+help:
+	@echo "make setup   virtual environment in .venv (says what it downloads)"
+	@echo "make demo    a real image denoised by two servers that cannot see it; ARGS=\"--sigma 15\""
+	@echo "make check   lint, types, layers, tests without sockets: a minute"
+	@echo "make test    the same and the integration tests: what CI runs"
+	@echo "make bench   beside stock CrypTen"
+	@echo "make clean   remove .venv, caches and results"
+
+setup: .venv/.run
+
+# A stamp is made only when all of its packages are in, so an interrupted set-up is continued by the next.
+.venv/.run: $(PACKAGES)
+	@scripts/setup.sh server
+	@touch $@
+
+.venv/.dev: .venv/.run
+	@scripts/setup.sh server,dev
+	@touch $@
+
+demo: .venv/.run
+	@$(BIN)/darkroom demo $(ARGS)
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m proto.regenerate --check
+
+check: lint
+	$(BIN)/pytest -q -m "not integration" $(ARGS)
+
+test: lint
+	$(BIN)/pytest -q $(ARGS)
+
+bench: .venv/.run
+	$(BIN)/python -m bench $(ARGS)
+
+clean:
+	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist darkroom-demo
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

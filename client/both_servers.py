@@ -1,0 +1,124 @@
+"""One connection to each server, and calls that run at both at once.
+
+Assumes what `proto.transport` gives: each server is known by its own certificate.
+"""
+
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import grpc
+
+from client.config import HospitalConfig
+from proto import darkroom_pb2 as pb
+from proto import darkroom_pb2_grpc as rpc
+from proto.status import calling
+from proto.transport import Identity, open_channel
+from protocols.errors import (
+    AccessDenied,
+    BadInputError,
+    BusyError,
+    ConfigurationError,
+    DarkroomError,
+    IntegrityError,
+    LocalProtocolError,
+    PeerUnavailableError,
+    RemoteProtocolError,
+)
+from protocols.identifiers import ObjectId, Role
+
+T = TypeVar("T")
+SHORT_CALL_SECONDS: Final = 30.0  # nothing but a look-up
+UPLOAD_BYTES_PER_SECOND: Final = 125_000.0  # a slow hospital uplink, 1 Mbit/s: a deadline, not an estimate
+GRACE_SECONDS: Final = 2.0  # when one server fails, the other may be about to say why
+# When both servers fail, one is the cause and the other saw its peer go away: the first kind of these is shown.
+_TELLING: Final[tuple[type[DarkroomError], ...]] = (
+    AccessDenied,
+    BadInputError,
+    ConfigurationError,
+    BusyError,
+    IntegrityError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    PeerUnavailableError,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Connection:
+    """A channel to one server."""
+
+    role: Role
+    channel: grpc.Channel
+    stub: Any  # rpc.ServerStub; generated code is untyped
+
+    @property
+    def name(self) -> str:
+        return f"server {self.role.value}"
+
+
+@contextmanager
+def connect(config: HospitalConfig, identity: Identity) -> Generator[Mapping[Role, Connection]]:
+    """Channels to both servers, closed at the end. Connects at the first call. Raises ConfigurationError."""
+    with ExitStack() as stack:
+        connections = {}
+        for role in Role:
+            channel = stack.enter_context(open_channel(identity, config.peer(role)))
+            connections[role] = Connection(role, channel, rpc.ServerStub(channel))
+        yield connections
+
+
+def upload_seconds(count: int) -> float:
+    """A deadline for sending so many bytes."""
+    return SHORT_CALL_SECONDS + count / UPLOAD_BYTES_PER_SECOND
+
+
+def at_both(jobs: Mapping[Role, Callable[[], T]], cancel: Callable[[], None]) -> dict[Role, T]:
+    """Run one job for each server, in two threads, to the end of both; return both results or raise.
+
+    When one fails, the other gets a moment to fail for itself and is then cancelled. Of two errors the more telling is
+    raised, of two alike the earlier. cancel: ends both calls, and does nothing to a finished one.
+    """
+    failed: list[BaseException] = []
+
+    def watch(future: "Future[T]") -> None:
+        error = future.exception()
+        if error is not None:
+            failed.append(error)
+
+    with ThreadPoolExecutor(max_workers=len(jobs)) as pool:
+        futures = {role: pool.submit(job) for role, job in jobs.items()}
+        for future in futures.values():
+            future.add_done_callback(watch)
+        try:
+            _, pending = wait(futures.values(), return_when=FIRST_EXCEPTION)
+            if pending:
+                wait(pending, timeout=GRACE_SECONDS)
+        finally:
+            cancel()
+        wait(futures.values())
+    if failed:
+        raise _most_telling(failed)
+    return {role: future.result() for role, future in futures.items()}
+
+
+def _most_telling(errors: list[BaseException]) -> BaseException:
+    for error in errors:
+        if not isinstance(error, DarkroomError):
+            return error  # a bug is never hidden behind a peer's error
+    return next((error for kind in _TELLING for error in errors if isinstance(error, kind)), errors[0])
+
+
+def greet(connection: Connection) -> pb.ListModelsReply:
+    """The models that one server holds; also shows that it answers, and knows us. Raises DarkroomError."""
+    with calling(connection.name):
+        reply: pb.ListModelsReply = connection.stub.ListModels(pb.ListModelsRequest(), timeout=SHORT_CALL_SECONDS)
+        return reply
+
+
+def delete_object(connection: Connection, object_id: ObjectId) -> None:
+    """Delete one object at one server. Raises NotFoundError: it has none. DarkroomError."""
+    with calling(connection.name):
+        connection.stub.Delete(pb.DeleteRequest(object_id=str(object_id)), timeout=SHORT_CALL_SECONDS)

@@ -1,0 +1,51 @@
+"""Entry point of the console script `darkroom`, and of `python -m darkroom`: errors become sentences and exit codes."""
+
+import os
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Run one command and exit with the code that it deserves (`darkroom.exit_codes`)."""
+    # Before gRPC is imported: its own lines about sockets and handshakes are not for users; our errors say the same.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+
+    from darkroom.cli import app
+    from darkroom.exit_codes import ExitCode, exit_code_of
+    from darkroom.output import err
+    from proto.logs import configure_logs
+    from protocols.errors import DarkroomError
+
+    os.environ.setdefault("DARKROOM_LOG", "WARNING")
+    configure_logs()
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1 or os.environ.get("DARKROOM_DEBUG", "") not in ("", "0")
+    try:
+        app(arguments, prog_name="darkroom")
+        code: int | str | None = ExitCode.OK
+    except DarkroomError as error:
+        if debug:
+            traceback.print_exception(error)
+        err().print(f"darkroom: {error}", markup=False)
+        code = exit_code_of(error)
+    except KeyboardInterrupt:
+        code = ExitCode.INTERRUPTED
+    except SystemExit as stop:
+        code = stop.code
+    if code == ExitCode.INTERRUPTED:
+        err().print("darkroom: interrupted")
+    sys.exit(code)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """SIGTERM and SIGHUP end a command as Ctrl-C does, so that what it stored is deleted and what it started stopped."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,273 @@
+"""The command line. Declares commands, options and help; the work is in `commands`, `demo` and `client`.
+
+Imports inside the commands keep `--help` and usage errors fast: torch and gRPC take seconds to load.
+"""
+
+import math
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import typer
+
+from darkroom import __version__
+
+INTRODUCTION: Final = (
+    "Denoise medical images in the dark: packed with keyed noise, split into two shares, and denoised by two servers that"
+    " each hold one share and see nothing.\n\n"
+    "Try it: [bold]darkroom demo[/bold]. Results go to standard output, progress and messages to standard error.\n\n"
+    "Exit codes: 0 ok, 2 usage, 3 bad input, 4 configuration or certificate, 5 peer unreachable or busy, 6 access denied,"
+    " 7 wrong key or integrity, 8 protocol, 130 interrupted."
+)
+
+app = typer.Typer(
+    name="darkroom",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+model_app = typer.Typer(help="Models at the servers.", no_args_is_help=True)
+key_app = typer.Typer(help="Noise keys of single objects.", no_args_is_help=True)
+app.add_typer(model_app, name="model")
+app.add_typer(key_app, name="key")
+
+DEFAULT_MODEL: Final = "base"
+
+ConfigOption = Annotated[
+    Path,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        envvar="DARKROOM_CONFIG",
+        help="client.toml (stores), edge.toml (opens), hospital.toml (both) or model-owner.toml.",
+    ),
+]
+JsonOption = Annotated[str | None, typer.Option("--json", metavar="PATH", help="Write the result as JSON; - is standard output.")]
+KeyOption = Annotated[
+    Path | None, typer.Option("--key", metavar="FILE", help="Noise master key (mode 0600), instead of the one in --config.")
+]
+WindowOption = Annotated[
+    str | None,
+    typer.Option("--window", metavar="TIME", help="How long the edge may open it: 90s, 30m, 24h, 7d. Default: as in --config."),
+]
+PackingOption = Annotated[
+    Literal["keyed", "gaussian", "blind"],
+    typer.Option(
+        help="keyed: uniform noise, taken off inside the window. gaussian: Gaussian noise, the same. blind: Gaussian noise"
+        " that stays in while the servers work; no server ever gets a key."
+    ),
+]
+PackingSigmaOption = Annotated[
+    float | None,
+    typer.Option("--packing-sigma", metavar="S", min=0.0, help="Packing noise in 1/255 of the range (gaussian, blind)."),
+]
+SIGMA_HELP: Final = "Acquisition noise in 1/255 of the range, or auto (estimated)."
+
+
+def _sigma(text: str | None) -> float | None:
+    """A noise level in units of the range from one in 1/255; None for auto. Raises typer.BadParameter."""
+    if text is None or text == "auto":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0.0 <= value < math.inf:
+        raise typer.BadParameter(
+            f"{text!r} is neither auto nor a number of at least 0, in 1/255 of the range", param_hint="--sigma"
+        )
+    return value / 255.0
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback(help=INTRODUCTION)
+def root(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error. Also DARKROOM_DEBUG=1; allowed anywhere.")
+    ] = False,  # taken out of the arguments by darkroom.__main__; here for the help
+    version: Annotated[bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)] = False,
+) -> None:
+    """Options of all commands."""
+
+
+@app.command()
+def demo(
+    image: Annotated[
+        Path | None, typer.Option("--image", metavar="PATH", help="A DICOM or .npy; default: an abdominal MR.")
+    ] = None,
+    sigma: Annotated[
+        float, typer.Option("--sigma", metavar="S", min=0.0, help="Acquisition noise that is added, in 1/255 of the range.")
+    ] = 25.0,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for picture, image and report.")] = Path(
+        "darkroom-demo"
+    ),
+    model: Annotated[str, typer.Option("--model", metavar="NAME", help="Shipped model.")] = DEFAULT_MODEL,
+    dir: Annotated[
+        Path | None, typer.Option("--dir", metavar="DIR", help="Keep keys, stores and logs here; default: a temporary folder.")
+    ] = None,
+    json: JsonOption = None,
+) -> None:
+    """See it work: three processes on this machine, one real image, who sees what, and what it costs.
+
+    Example: [bold]darkroom demo --sigma 15 --out /tmp/demo[/bold]
+    """
+    from darkroom.demo import run_demo
+
+    run_demo(image=image, sigma=sigma / 255.0, folder=out, model=model, site=dir, json_path=json)
+
+
+@app.command()
+def up(
+    dir: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Folder for keys, stores, logs and configuration.")],
+) -> None:
+    """Run dealer, server A and server B on this machine until Ctrl-C. For trying out: one machine protects nothing.
+
+    Writes client.toml, edge.toml, hospital.toml and model-owner.toml into DIR. What DIR holds already is kept.
+
+    Example: [bold]darkroom up --dir sim[/bold], and in another terminal [bold]darkroom doctor --config sim/hospital.toml[/bold]
+    """
+    from darkroom.commands import run_up
+
+    run_up(dir)
+
+
+@app.command()
+def provision(
+    dir: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Folder for all roles' folders.")],
+    server_a: Annotated[str, typer.Option("--server-a", metavar="HOST:PORT", help="Server A's address.")] = "127.0.0.1:7601",
+    server_b: Annotated[str, typer.Option("--server-b", metavar="HOST:PORT", help="Server B's address.")] = "127.0.0.1:7602",
+    dealer: Annotated[str, typer.Option("--dealer", metavar="HOST:PORT", help="The dealer's address.")] = "127.0.0.1:7600",
+) -> None:
+    """Make identities, keys and configuration for a dealer and servers that are started one by one. Starts nothing.
+
+    Each role's folder holds that role's secrets alone. What DIR holds already is kept; expired certificates are renewed.
+
+    Example: [bold]darkroom provision --dir site[/bold], then [bold]python -m dealer --config site/dealer/dealer.toml[/bold]
+    and [bold]python -m server_a --config site/server-a/server.toml[/bold], and B the same
+    """
+    from darkroom.commands import run_provision
+
+    run_provision(dir, server_a=server_a, server_b=server_b, dealer=dealer)
+
+
+@app.command()
+def store(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A monochrome DICOM, or a 2-D float .npy in [0, 1].")],
+    config: ConfigOption,
+    packing: PackingOption = "keyed",
+    packing_sigma: PackingSigmaOption = None,
+    sigma: Annotated[str, typer.Option("--sigma", metavar="S", help=SIGMA_HELP)] = "auto",
+    window: WindowOption = None,
+    key: KeyOption = None,
+    json: JsonOption = None,
+) -> None:
+    """Pack an image, split it, and store one share at each server. Prints the object's id, alone.
+
+    Example: [bold]darkroom store scan.dcm --packing blind --config sim/client.toml[/bold]
+    """
+    from darkroom.commands import StoreOptions, run_store
+
+    packing_unit = None if packing_sigma is None else packing_sigma / 255.0
+    run_store(config, file, StoreOptions(packing, packing_unit, _sigma(sigma), window, key), json)
+
+
+@app.command()
+def denoise(
+    source: Annotated[str, typer.Argument(metavar="ID_OR_FILE", help="What store printed; or a file, to do all in one.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Result: .dcm (of a DICOM), .npy or .png.")],
+    config: ConfigOption,
+    model: Annotated[str, typer.Option("--model", metavar="NAME", help="A model that the servers hold.")] = DEFAULT_MODEL,
+    sigma: Annotated[str | None, typer.Option("--sigma", metavar="S", help=f"{SIGMA_HELP} Default: as stored.")] = None,
+    packing: PackingOption = "keyed",
+    packing_sigma: PackingSigmaOption = None,
+    key: KeyOption = None,
+    json: JsonOption = None,
+) -> None:
+    """Have a stored image denoised and put the result together. With a FILE: store, open and delete in one.
+
+    --packing and --packing-sigma are for a FILE; an object keeps those that it was stored with.
+
+    Example: [bold]darkroom denoise 4f1c... -o clean.dcm --config sim/edge.toml[/bold]
+
+    Example: [bold]darkroom denoise scan.dcm -o clean.dcm --config sim/hospital.toml[/bold]
+    """
+    from darkroom.commands import StoreOptions, run_denoise
+
+    packing_unit = None if packing_sigma is None else packing_sigma / 255.0
+    run_denoise(config, source, output, model, StoreOptions(packing, packing_unit, _sigma(sigma), None, key), json)
+
+
+@app.command()
+def delete(
+    object_id: Annotated[str, typer.Argument(metavar="ID", help="What store printed.")],
+    config: ConfigOption,
+    json: JsonOption = None,
+) -> None:
+    """Delete an object at both servers, and its record here.
+
+    Example: [bold]darkroom delete 4f1c... --config sim/client.toml[/bold]
+    """
+    from darkroom.commands import run_delete
+
+    run_delete(config, object_id, json)
+
+
+@app.command()
+def doctor(config: ConfigOption, json: JsonOption = None) -> None:
+    """Check files, certificates, clocks, servers and models. Exit code 0 only if every check passes.
+
+    Example: [bold]darkroom doctor --config sim/hospital.toml[/bold]
+    """
+    from darkroom.commands import run_doctor
+
+    run_doctor(config, json)
+
+
+@model_app.command("push")
+def model_push(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .safetensors model; its name is the file's stem.")],
+    config: ConfigOption,
+    json: JsonOption = None,
+) -> None:
+    """Share a model's weights between both servers, in place of an older model of that name.
+
+    Example: [bold]darkroom model push mine.safetensors --config sim/model-owner.toml[/bold]
+    """
+    from darkroom.commands import run_model_push
+
+    run_model_push(config, file, json)
+
+
+@model_app.command("list")
+def model_list(config: ConfigOption, json: JsonOption = None) -> None:
+    """List the models that the servers hold.
+
+    Example: [bold]darkroom model list --config sim/hospital.toml[/bold]
+    """
+    from darkroom.commands import run_model_list
+
+    run_model_list(config, json)
+
+
+@key_app.command("export")
+def key_export(
+    object_id: Annotated[str, typer.Argument(metavar="OBJECT", help="What store printed.")],
+    config: ConfigOption,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="File to write, mode 0600; default: standard output.")
+    ] = None,
+    window: WindowOption = None,
+) -> None:
+    """Give an edge elsewhere in the hospital the keys of one object, and a grant for a window from now on. Secret.
+
+    Example: [bold]darkroom key export 4f1c... --window 1h -o ward7.json --config sim/client.toml[/bold]
+    """
+    from darkroom.commands import run_key_export
+
+    run_key_export(config, object_id, output, window)

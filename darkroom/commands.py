@@ -1,0 +1,316 @@
+"""What each command does: read the configuration, call the hospital's library, show the result."""
+
+import contextlib
+import signal
+import tempfile
+import threading
+from collections.abc import Generator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from client import acquisition, edge, model_owner, records
+from client.config import HospitalConfig, load_config
+from client.doctor import CheckResult, check
+from client.files import PRIVATE_MODE, read_private, replacing
+from client.grants import issue_grant, parse_window
+from client.images import check_output, read_image, write_result
+from client.keys import read_noise_key
+from client.model_file import load_model
+from client.origin import Origin
+from client.records import ObjectRecord
+from client.report import build_report
+from darkroom import __version__
+from darkroom.exit_codes import ExitCode
+from darkroom.output import STDOUT, Stages, err, out, result_line, write_json
+from darkroom.provision import provision
+from darkroom.settings_files import Addresses, dealer_settings, hospital_settings, server_settings
+from darkroom.simulation import Simulation, shipped_models, simulation
+from protocols.errors import BadInputError, DarkroomError
+from protocols.identifiers import Identifier
+from protocols.packing import PackingMode, gaussian_leakage_bits, region_leakage_bits
+
+REGION_SIDE: Final = 32  # pixels: an organ's detail, on most modalities
+
+
+@dataclass(frozen=True)
+class StoreOptions:
+    """How an image is stored. sigmas in units of the normalised range; None: estimated, or the default."""
+
+    packing: str
+    packing_sigma: float | None
+    sigma: float | None
+    window: str | None
+    key: Path | None
+
+    @property
+    def mode(self) -> PackingMode:
+        return PackingMode(self.packing)
+
+    @property
+    def duration(self) -> timedelta | None:
+        """Raises BadInputError."""
+        return None if self.window is None else parse_window(self.window)
+
+
+def run_up(folder: Path) -> None:
+    """Run the simulation until it is interrupted. Raises DarkroomError."""
+    console = err()
+    with simulation(folder, tell=lambda line: console.print(line, markup=False)) as running:
+        push_models(running, shipped_models())
+        print(f"ready: {running.hospital_file}", flush=True)
+        console.print(f"Try: darkroom doctor --config {running.hospital_file}    (Ctrl-C stops everything)", markup=False)
+        running.processes.wait()
+
+
+def run_provision(folder: Path, *, server_a: str, server_b: str, dealer: str) -> None:
+    """Make identities and keys, and write every role's file for these addresses. Raises DarkroomError."""
+    site = provision(folder)
+    dealer_settings(site, dealer)
+    server_settings(site, "server-a", server_a, dealer=dealer)
+    server_settings(site, "server-b", server_b, dealer=dealer, leader=server_a)
+    hospital_settings(site, Addresses(server_a, server_b))
+    print(site.root)
+
+
+def push_models(running: Simulation, models: list[Path]) -> None:
+    """Push model files under the model owner's identity. Raises DarkroomError."""
+    config = load_config(running.model_owner_file)
+    with Stages(err()) as stages:
+        for path in models:
+            model_owner.push_model(config, load_model(path), progress=stages)
+
+
+def run_store(config_file: Path, file: Path, options: StoreOptions, json_path: str | None) -> None:
+    """Store one image and print its id. Raises DarkroomError."""
+    config = _with_key(load_config(config_file), options.key)
+    image = read_image(file)
+    with Stages(err()) as stages:
+        record = acquisition.store(
+            config,
+            image,
+            packing=options.mode,
+            packing_sigma=options.packing_sigma,
+            sigma=options.sigma,
+            window=options.duration,
+            progress=stages,
+        )
+        leakage = _leakage(image.pixels, record)
+        if leakage:
+            stages.tell(
+                "note",
+                f"{record.packing.value} noise of {record.packing_sigma * 255:.3g}/255: whoever steals both shares learns up to"
+                f" {leakage['image']:.2g} bits a pixel, {leakage['worst_region']:.2g} in the richest region",
+            )
+    result_line(str(record.object_id), json_path)
+    write_json({**_describe(record), "leakage_bits_per_pixel": leakage or None}, json_path)
+
+
+def run_denoise(config_file: Path, source: str, output: Path, model: str, options: StoreOptions, json_path: str | None) -> None:
+    """Open an object, or store, open and delete a file, and write the result. Raises DarkroomError."""
+    config = load_config(config_file)
+    if Identifier.PATTERN.fullmatch(source):
+        _denoise_object(config, source, output, model, options, json_path)
+    elif Path(source).exists():
+        _denoise_file(_with_key(config, options.key), Path(source), output, model, options, json_path)
+    else:
+        raise BadInputError(f"{source!r} is neither an object id (32 hex digits, as `darkroom store` prints) nor a file")
+
+
+def _denoise_object(
+    config: HospitalConfig, object_id: str, output: Path, model: str, options: StoreOptions, json_path: str | None
+) -> None:
+    record = records.load_stored(config.objects, records.parse_object_id(object_id))
+    origin = records.load_origin(config.objects, record)
+    check_output(output, origin)
+    master_key = None if options.key is None else read_noise_key(options.key)
+    with Stages(err()) as stages:
+        denoised = edge.denoise(
+            config, record.object_id, model=model, sigma=options.sigma, master_key=master_key, progress=stages
+        )
+        write_result(output, denoised.pixels, origin, denoised.provenance)
+    _show_denoised(denoised, origin, output, json_path)
+
+
+def _denoise_file(
+    config: HospitalConfig, file: Path, output: Path, model: str, options: StoreOptions, json_path: str | None
+) -> None:
+    config.require_edge()  # what would fail after storing fails before
+    image = read_image(file)
+    check_output(output, image.origin)
+    with Stages(err()) as stages:
+        record = acquisition.store(
+            config,
+            image,
+            packing=options.mode,
+            packing_sigma=options.packing_sigma,
+            sigma=options.sigma,
+            window=options.duration,
+            progress=stages,
+        )
+        with deleting(config, record, stages):
+            denoised = edge.denoise(config, record.object_id, model=model, progress=stages)
+            write_result(output, denoised.pixels, image.origin, denoised.provenance)
+            stages.tell("edge", f"wrote {output}")
+    _show_denoised(denoised, image.origin, output, json_path)
+
+
+@contextlib.contextmanager
+def deleting(config: HospitalConfig, record: ObjectRecord, stages: Stages) -> Generator[None]:
+    """Delete the object at the end, however the block ends; an error of the block is raised before one of the deletion."""
+    try:
+        yield
+    except BaseException:
+        with _uninterrupted():
+            try:
+                acquisition.delete(config, record.object_id, progress=stages)
+            except DarkroomError as error:
+                stages.tell("note", str(error))
+        raise
+    with _uninterrupted():
+        acquisition.delete(config, record.object_id, progress=stages)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Generator[None]:
+    """Ignore Ctrl-C while an object is deleted: the calls have deadlines, and a share left behind would stay unnoticed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_delete(config_file: Path, object_id: str, json_path: str | None) -> None:
+    """Delete one object. Raises DarkroomError."""
+    config = load_config(config_file)
+    with Stages(err()) as stages:
+        acquisition.delete(config, object_id, progress=stages)
+    result_line(f"deleted {object_id}", json_path)
+    write_json({"object_id": object_id, "deleted": True}, json_path)
+
+
+def run_doctor(config_file: Path, json_path: str | None) -> None:
+    """Show all checks; exit with the failed kind's code. Raises DarkroomError: the configuration itself is unusable."""
+    results = check(load_config(config_file))
+    if json_path != STDOUT:
+        for result in results:
+            print(f"{'ok  ' if result.ok else 'FAIL'}  {result.name}")
+            if not result.ok:
+                print("\n".join(f"      {line}" for line in (result.problem, result.fix) if line))
+    write_json({"ok": all(result.ok for result in results), "checks": [vars(result) for result in results]}, json_path)
+    failed = [result for result in results if not result.ok]
+    if failed:
+        raise SystemExit(_doctor_code(failed))
+
+
+def _doctor_code(failed: list[CheckResult]) -> ExitCode:
+    """5 where only servers are out of reach, else 4: something here must be put right."""
+    return ExitCode.PEER if all("reachable" in result.name for result in failed) else ExitCode.CONFIGURATION
+
+
+def run_model_push(config_file: Path, file: Path, json_path: str | None) -> None:
+    """Push one model and print its push id. Raises DarkroomError."""
+    config = load_config(config_file)
+    model = load_model(file)
+    with Stages(err()) as stages:
+        push = model_owner.push_model(config, model, progress=stages)
+    result_line(str(push), json_path)
+    write_json({"name": model.name, "push_id": str(push)}, json_path)
+
+
+def run_model_list(config_file: Path, json_path: str | None) -> None:
+    """List the models at the servers. Raises DarkroomError."""
+    models = model_owner.list_models(load_config(config_file))
+    if json_path != STDOUT:
+        table = Table("model", "layers", "weights", "push", box=None, pad_edge=False)
+        for model in models:
+            push = str(next(iter(model.push_ids.values()))) if model.complete else "servers A and B differ: push it again"
+            table.add_row(model.name, str(len(model.network.layers)), str(_weights(model)), push)
+        out().print(table)
+    listed = [
+        {
+            "name": model.name,
+            "push_ids": {role.value: str(push) for role, push in model.push_ids.items()},
+            "complete": model.complete,
+            "layers": len(model.network.layers),
+            "weights": _weights(model),
+        }
+        for model in models
+    ]
+    write_json({"models": listed}, json_path)
+
+
+def run_key_export(config_file: Path, object_id: str, output: Path | None, window: str | None) -> None:
+    """Write the record of one object with a fresh grant: put it into the other edge's folder of object records.
+
+    Beside a DICOM object's record goes its header. Raises DarkroomError.
+    """
+    config = load_config(config_file)
+    client = config.require_client()
+    record = records.load_stored(config.objects, records.parse_object_id(object_id))
+    duration = config.window if window is None else parse_window(window)
+    grant = issue_grant(client.signing_key, record.object_id, config.edge_name, duration)
+    exported = ObjectRecord(**{**vars(record), "grant": grant})
+    with tempfile.TemporaryDirectory(prefix="darkroom-") as folder:
+        records.save_record(Path(folder), exported)
+        content = read_private(Path(folder) / f"{record.object_id}.json", "the object record")
+    if output is None:
+        print(content.decode(), end="")
+        return
+    with replacing(output, mode=PRIVATE_MODE) as file:
+        file.write(content)
+    header = config.objects / f"{record.object_id}.dcm"
+    if header.exists():
+        with replacing(output.with_suffix(".dcm"), mode=PRIVATE_MODE) as file:
+            file.write(read_private(header, "the DICOM header"))
+    print(output)
+
+
+def _show_denoised(denoised: edge.Denoised, origin: Origin, output: Path, json_path: str | None) -> None:
+    height, width = denoised.pixels.shape
+    err().print(
+        f"{height}x{width}, {denoised.mode.value}, model {denoised.model}: {denoised.online_seconds:.2f} s online,"
+        f" {denoised.offline_seconds:.2f} s before the image was needed",
+        markup=False,
+    )
+    result_line(str(output), json_path)
+    write_json(build_report(denoised, origin, version=__version__), json_path)
+
+
+def _describe(record: ObjectRecord) -> dict[str, Any]:
+    """What is public about an object, and the noise levels. Sigmas in 1/255 of the range, as on the command line."""
+    return {
+        "object_id": str(record.object_id),
+        "height": record.height,
+        "width": record.width,
+        "packing": record.packing.value,
+        "packing_sigma": record.packing_sigma * 255.0,
+        "sigma": record.sigma * 255.0,
+    }
+
+
+def _leakage(pixels: Tensor, record: ObjectRecord) -> dict[str, float]:
+    """Bits per pixel that Gaussian noise leaves to whoever holds both shares; nothing for keyed packing, where it is none."""
+    if record.packing is PackingMode.KEYED:
+        return {}
+    regions = region_leakage_bits(pixels, record.packing_sigma, side=REGION_SIDE)
+    variance = float(torch.var(pixels.double(), correction=0))
+    return {"image": gaussian_leakage_bits(variance, record.packing_sigma), "worst_region": float(regions.max())}
+
+
+def _weights(model: model_owner.ListedModel) -> int:
+    return sum(int(torch.Size(shape).numel()) for shape in model.network.parameter_shapes().values())
+
+
+def _with_key(config: HospitalConfig, key: Path | None) -> HospitalConfig:
+    return config if key is None else config.with_noise_key(key)

@@ -1,0 +1,177 @@
+"""The command line's contract that needs no server: usage, exit codes, where output goes."""
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from client.config import load_config
+from darkroom.__main__ import main
+from darkroom.provision import Site, provision
+from darkroom.settings_files import Addresses, hospital_settings
+from proto.party import Settings
+from protocols.identifiers import Role
+
+COMMANDS = ["demo", "up", "provision", "store", "denoise", "delete", "doctor", "model push", "model list", "key export"]
+OBJECT = "0" * 32
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Darkroom = Callable[..., Done]
+
+
+@pytest.fixture
+def darkroom(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Darkroom]:
+    """Run the entry point with these arguments, in this process: torch takes seconds to load."""
+    monkeypatch.setenv("COLUMNS", "120")
+    for name in ("GRPC_VERBOSITY", "DARKROOM_LOG", "DARKROOM_DEBUG", "DARKROOM_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+
+    def run(*arguments: str | Path) -> Done:
+        monkeypatch.setattr(sys, "argv", ["darkroom", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capsys.readouterr()
+        return Done(int(stop.value.code or 0), captured.out, captured.err)
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """Configuration of servers that do not run: nothing listens on port 1."""
+    made = provision(tmp_path_factory.mktemp("site"))
+    hospital_settings(made, Addresses("127.0.0.1:1", "127.0.0.1:1"))
+    return made
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "image.npy"
+    np.save(path, np.full((16, 16), 0.5, dtype=np.float32))
+    return path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(darkroom: Darkroom, command: str) -> None:
+    done = darkroom(*command.split(), "--help")
+    assert done.returncode == 0
+    assert f"darkroom {command}" in done.stdout
+    assert "Example" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["store"],
+        ["store", "x.npy"],
+        ["store", "x.npy", "--packing", "rot13", "--config", "c.toml"],
+        ["store", "x.npy", "--sigma", "much", "--config", "c.toml"],
+        ["store", "x.npy", "--sigma", "nan", "--config", "c.toml"],
+        ["store", "x.npy", "--sigma", "-1", "--config", "c.toml"],
+        ["denoise", OBJECT, "--config", "c.toml"],
+        ["up"],
+    ],
+)
+def test_usage_errors(darkroom: Darkroom, arguments: list[str]) -> None:
+    done = darkroom(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_missing_configuration(darkroom: Darkroom, image: Path, tmp_path: Path) -> None:
+    done = darkroom("store", image, "--config", tmp_path / "none.toml")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr.startswith("darkroom: ")
+    assert "none.toml" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_debug_shows_where(darkroom: Darkroom, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("store", image, "--config", tmp_path / "none.toml")
+    asked = darkroom(*command, "--debug")
+    monkeypatch.setenv("DARKROOM_DEBUG", "1")
+    for done in (asked, darkroom(*command)):
+        assert done.returncode == 4
+        assert "Traceback" in done.stderr
+
+
+def test_bad_input(darkroom: Darkroom, site: Site, tmp_path: Path) -> None:
+    for name in ("missing.npy", "text.npy"):
+        path = tmp_path / name
+        if name == "text.npy":
+            path.write_text("no image")
+        done = darkroom("store", path, "--config", site.root / "client.toml")
+        assert (done.returncode, done.stdout) == (3, ""), done.stderr
+
+
+def test_the_wrong_identity(darkroom: Darkroom, site: Site, image: Path) -> None:
+    done = darkroom("store", image, "--config", site.root / "edge.toml")
+    assert done.returncode == 4
+    assert "[client]" in done.stderr
+
+
+def test_a_source_that_is_nothing(darkroom: Darkroom, site: Site, tmp_path: Path) -> None:
+    done = darkroom("denoise", "abc", "-o", tmp_path / "out.npy", "--config", site.root / "hospital.toml")
+    assert done.returncode == 3
+    assert not (tmp_path / "out.npy").exists()
+
+
+def test_an_unknown_object(darkroom: Darkroom, site: Site, tmp_path: Path) -> None:
+    done = darkroom("denoise", OBJECT, "-o", tmp_path / "out.npy", "--config", site.root / "edge.toml")
+    assert done.returncode == 3
+    assert OBJECT in done.stderr
+
+
+def test_provision_writes_what_loads(darkroom: Darkroom, tmp_path: Path) -> None:
+    done = darkroom("provision", "--dir", tmp_path / "site", "--server-a", "a.example:1", "--server-b", "b.example:2")
+    assert done.returncode == 0
+    assert done.stdout.strip() == str(tmp_path / "site")
+    assert load_config(tmp_path / "site" / "hospital.toml").servers[Role.A].address == "a.example:1"
+    leader = Settings.load(tmp_path / "site" / "server-b" / "server.toml").text("leader", "address")
+    assert leader == "a.example:1"
+
+
+@pytest.mark.integration
+def test_nobody_listens(darkroom: Darkroom, site: Site, image: Path) -> None:
+    done = darkroom("store", image, "--sigma", "5", "--config", site.root / "client.toml")
+    assert (done.returncode, done.stdout) == (5, ""), done.stderr
+    assert "server A" in done.stderr
+    assert not list(site.objects.glob("*.json"))
+
+
+@pytest.mark.integration
+def test_doctor_tells_what_fails(darkroom: Darkroom, site: Site) -> None:
+    done = darkroom("doctor", "--json", "-", "--config", site.root / "hospital.toml")
+    assert done.returncode == 5
+    report = json.loads(done.stdout)
+    assert report["ok"] is False
+    assert all(check["fix"] for check in report["checks"] if not check["ok"])
+
+
+def test_doctor_finds_an_open_key(darkroom: Darkroom, tmp_path: Path) -> None:
+    made = provision(tmp_path / "site")
+    hospital_settings(made, Addresses("127.0.0.1:1", "127.0.0.1:1"))
+    made.noise_key.chmod(0o644)
+    done = darkroom("doctor", "--config", made.root / "client.toml")
+    assert done.returncode == 4
+    assert "chmod 600" in done.stdout

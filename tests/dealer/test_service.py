@@ -1,0 +1,152 @@
+"""The dealer's service without sockets: who gets which half is decided by the certificate, and what is dealt is right."""
+
+import grpc
+import pytest
+import torch
+
+from dealer.service import DealerService
+from proto import darkroom_pb2 as pb
+from protocols import ring
+from protocols.dealing import PartyMaterial, weight_mask_share
+from protocols.errors import AccessDenied
+from protocols.identifiers import Role
+from protocols.network import IMAGE_WIRE, Conv, Network
+from protocols.plan import WeightTriple, masked_weights, plan_for
+
+NETWORK = Network((Conv("c", IMAGE_WIRE, 2, 3, padding=1), Conv("d", "c", 1, 1)))
+PLAN = plan_for(NETWORK, 9, 8)
+BOOTS = {"boot_a": "a" * 32, "boot_b": "b" * 32}
+
+
+class Refused(Exception):  # noqa: N818
+    def __init__(self, status, details):
+        super().__init__(details)
+        self.status = status
+
+
+class Context:
+    """What the service asks of gRPC."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def abort(self, status, details):
+        raise Refused(status, details)
+
+
+class ByName:
+    """Callers who say who they are."""
+
+    def require(self, context, *allowed):
+        if context.name not in allowed:
+            raise AccessDenied(f"not {context.name}")
+        return context.name
+
+
+A, B = Context("server-a"), Context("server-b")
+
+
+@pytest.fixture
+def service():
+    return DealerService(ByName())
+
+
+def push(service):
+    return service.OpenPush(pb.OpenPushRequest(network=NETWORK.to_json(), **BOOTS), A).push_id
+
+
+def claim_push(service, push_id, context):
+    request = pb.ClaimPushRequest(push_id=push_id, network_digest=NETWORK.digest, **BOOTS)
+    return service.ClaimPush(request, context).seed
+
+
+def material(service, push_id):
+    size = pb.Size(height=9, width=8)
+    return service.OpenMaterial(pb.OpenMaterialRequest(push_id=push_id, size=size, **BOOTS), A).material_id
+
+
+def claim(service, material_id, push_id, context):
+    request = pb.ClaimMaterialRequest(material_id=material_id, push_id=push_id, plan_digest=PLAN.digest, **BOOTS)
+    return list(service.ClaimMaterial(request, context))
+
+
+def test_what_is_dealt_is_right(service):
+    name = push(service)
+    seeds = [claim_push(service, name, context) for context in (A, B)]
+    shapes = enumerate(masked_weights(NETWORK, 9, 8).values())
+    masks = [sum(weight_mask_share(seed, position, shape) for seed in seeds) for position, shape in shapes]
+    batch = material(service, name)
+    to_a, to_b = (claim(service, batch, name, context) for context in (A, B))
+    assert [message.WhichOneof("content") for message in to_a] == ["seed", "end"]
+    assert [message.WhichOneof("content") for message in to_b] == ["seed", "correction", "correction", "end"]
+    a, b = PartyMaterial(Role.A, PLAN, to_a[0].seed), PartyMaterial(Role.B, PLAN, to_b[0].seed)
+    for index, message in enumerate(to_b[1:-1]):
+        correction = message.correction
+        assert (correction.label, correction.offset, correction.total_bytes) == (index, 0, PLAN.correction_bytes(index))
+        b.correct(index, ring.from_bytes(correction.chunk, PLAN.correlations[index].c_shape))
+    for mask, item in zip(masks, PLAN.correlations, strict=True):
+        (_, _, left), (_, _, right) = a.take(WeightTriple), b.take(WeightTriple)
+        assert torch.equal(left.c + right.c, ring.conv2d(left.a + right.a, mask, item.geometry))
+
+
+def test_material_and_pushes_are_fresh(service):
+    pushes = [push(service) for _ in range(2)]
+    seeds = [claim_push(service, name, context) for name in pushes for context in (A, B)]
+    batches = [material(service, pushes[0]) for _ in range(2)]
+    seeds += [claim(service, batch, pushes[0], context)[0].seed for batch in batches for context in (A, B)]
+    assert len(set(seeds)) == 8
+
+
+@pytest.mark.parametrize("name", ["server-b", "edge", "client", "model-owner"])
+def test_only_a_opens(service, name):
+    for call in (
+        lambda: service.OpenPush(pb.OpenPushRequest(network=NETWORK.to_json(), **BOOTS), Context(name)),
+        lambda: service.OpenMaterial(pb.OpenMaterialRequest(), Context(name)),
+    ):
+        with pytest.raises(Refused, match=name) as caught:
+            call()
+        assert caught.value.status is grpc.StatusCode.PERMISSION_DENIED
+
+
+@pytest.mark.parametrize("name", ["edge", "client", "model-owner", ""])
+def test_only_the_servers_claim(service, name):
+    push_id = push(service)
+    batch = material(service, push_id)
+    for call in (
+        lambda: claim_push(service, push_id, Context(name)),
+        lambda: claim(service, batch, push_id, Context(name)),
+    ):
+        with pytest.raises(Refused) as caught:
+            call()
+        assert caught.value.status is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_a_claim_made_twice_is_refused_even_when_the_first_was_broken_off(service):
+    push_id = push(service)
+    batch = material(service, push_id)
+    request = pb.ClaimMaterialRequest(material_id=batch, push_id=push_id, plan_digest=PLAN.digest, **BOOTS)
+    first = service.ClaimMaterial(request, B)
+    next(first)
+    first.close()  # B has gone in the middle
+    with pytest.raises(Refused, match="claimed by server B before") as caught:
+        claim(service, batch, push_id, B)
+    assert caught.value.status is grpc.StatusCode.ALREADY_EXISTS
+
+
+def test_a_dealing_that_was_broken_off_does_not_block_the_next(service):
+    push_id = push(service)
+    request = pb.ClaimMaterialRequest(
+        material_id=material(service, push_id), push_id=push_id, plan_digest=PLAN.digest, **BOOTS
+    )
+    first = service.ClaimMaterial(request, B)
+    next(first)
+    next(first)  # inside the corrections, where one batch is dealt at a time
+    del first
+    assert len(claim(service, material(service, push_id), push_id, B)) == 4
+
+
+@pytest.mark.parametrize("field", ["boot_a", "boot_b"])
+def test_a_boot_id_that_is_none_is_refused(service, field):
+    with pytest.raises(Refused, match="BootId must be 32") as caught:
+        service.OpenPush(pb.OpenPushRequest(network=NETWORK.to_json(), **(BOOTS | {field: "x"})), A)
+    assert caught.value.status is grpc.StatusCode.FAILED_PRECONDITION

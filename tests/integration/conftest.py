@@ -1,0 +1,88 @@
+"""One cluster for the whole session: dealer, server A, server B as processes, a small model pushed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from client.config import HospitalConfig, load_config
+from client.model_file import Model, load_model, save_model
+from client.model_owner import push_model
+from client.origin import IDENTITY, Kind, Origin, SourceImage
+from darkroom.simulation import Simulation, simulation
+from protocols.network import (
+    Add,
+    Concat,
+    Conv,
+    Gate,
+    Network,
+    PixelShuffle,
+    PixelUnshuffle,
+    SigmaMap,
+)
+
+NETWORK = Network(
+    (
+        PixelUnshuffle("half", "image", 2),
+        SigmaMap("sigma", "half"),
+        Concat("in", "half", "sigma"),
+        Conv("first", "in", 8, 3, padding=1),
+        Gate("gate", "first"),
+        Conv("last", "gate", 4, 3, padding=1),
+        Add("sum", "last", "half"),
+        PixelShuffle("out", "sum", 2),
+    ),
+    multiple=2,
+    weight_frac_bits=12,
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "integration" in item.path.parts:
+            item.add_marker(pytest.mark.integration)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A mean over 2x2 pixels, slightly disturbed so that no weight is zero: enough of a denoiser for blind mode's test."""
+    generator = torch.Generator().manual_seed(5)
+    weights = {name: 0.01 * torch.randn(shape, generator=generator) for name, shape in NETWORK.parameter_shapes().items()}
+    weights["first.bias"][4:] += 1.0  # the gate's second factor
+    for channel in range(4):
+        weights["first.weight"][channel, channel, 1, 1] += 1.0
+        weights["last.weight"][channel, :, 1, 1] += 0.25
+        weights["last.weight"][channel, channel, 1, 1] -= 1.0
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    save_model(path, NETWORK, weights, bound=8.0)
+    return load_model(path)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory, model: Model) -> Iterator[Simulation]:
+    with simulation(tmp_path_factory.mktemp("cluster") / "site", tell=print) as running:
+        push_model(load_config(running.hospital_file), model)
+        yield running
+
+
+@pytest.fixture
+def config(cluster: Simulation) -> HospitalConfig:
+    return load_config(cluster.hospital_file)
+
+
+def picture(height: int = 17, width: int = 23, seed: int = 1) -> SourceImage:
+    """A smooth image with noise, as an .npy would give it."""
+    y, x = np.mgrid[0:height, 0:width]
+    clean = 0.5 + 0.3 * np.sin(x / 5) * np.cos(y / 4)
+    noise = np.random.default_rng(seed).normal(0, 0.05, clean.shape)
+    origin = Origin(kind=Kind.NPY, normalisation=IDENTITY, bits=64, name="picture.npy", dataset=None)
+    return SourceImage(torch.from_numpy(clean + noise), origin)
+
+
+@pytest.fixture
+def npy(tmp_path: Path) -> Path:
+    path = tmp_path / "in.npy"
+    np.save(path, picture().pixels.numpy())
+    return path

@@ -1,0 +1,112 @@
+"""Errors cross the wire as status codes and come back as the same class."""
+
+import inspect
+
+import grpc
+import pytest
+
+from proto.status import TABLE, abort, calling, error_of, status_of
+from protocols import errors
+from protocols.errors import (
+    BusyError,
+    DarkroomError,
+    EncodingRangeError,
+    LocalProtocolError,
+    MaterialReusedError,
+    NetworkDescriptionError,
+    PeerUnavailableError,
+    ProtocolError,
+    RemoteProtocolError,
+)
+
+EVERY_ERROR = [
+    kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, DarkroomError)
+]
+COARSER = {  # what is told apart on one machine only
+    EncodingRangeError: errors.BadInputError,
+    NetworkDescriptionError: errors.BadInputError,
+    ProtocolError: LocalProtocolError,
+    DarkroomError: LocalProtocolError,
+}
+
+
+class Call(grpc.RpcError):
+    """A failed call, as gRPC raises it."""
+
+    def __init__(self, status, details):
+        super().__init__()
+        self._status, self._details = status, details
+
+    def code(self):
+        return self._status
+
+    def details(self):
+        return self._details
+
+
+@pytest.mark.parametrize("kind", EVERY_ERROR)
+def test_every_error_comes_back_as_itself_or_its_parent(kind):
+    back = error_of("server A", Call(status_of(kind("what and why")), "what and why"))
+    assert type(back) is COARSER.get(kind, kind)
+    assert str(back) == "server A: what and why"
+
+
+def test_each_status_stands_for_one_class():
+    statuses = [status for _, status in TABLE]
+    assert len(set(statuses)) == len(statuses)
+    reserved = {grpc.StatusCode.OK, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED}
+    assert not reserved & set(statuses)  # gRPC sends these by itself
+
+
+def test_no_class_is_hidden_by_its_parent_earlier_in_the_table():
+    for index, (kind, _) in enumerate(TABLE):
+        assert not [earlier for earlier, _ in TABLE[:index] if issubclass(kind, earlier)]
+
+
+def test_reuse_is_told_apart_from_other_mistakes():
+    assert status_of(MaterialReusedError("x")) is not status_of(LocalProtocolError("x"))
+    assert status_of(BusyError("x")) is not status_of(PeerUnavailableError("x"))
+
+
+@pytest.mark.parametrize(
+    ("status", "details", "kind", "message"),
+    [
+        (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", PeerUnavailableError, "did not answer in time"),
+        (grpc.StatusCode.CANCELLED, "gone", PeerUnavailableError, "was cancelled"),
+        (grpc.StatusCode.UNAVAILABLE, "Ssl handshake failed", PeerUnavailableError, "refused our certificate"),
+        (grpc.StatusCode.UNAVAILABLE, "failed to connect", PeerUnavailableError, "the dealer: failed to connect"),
+        (grpc.StatusCode.UNKNOWN, "Exception calling application", RemoteProtocolError, "the dealer: Exception"),
+        (grpc.StatusCode.UNAUTHENTICATED, None, RemoteProtocolError, "no details"),
+    ],
+)
+def test_what_grpc_says_by_itself(status, details, kind, message):
+    back = error_of("the dealer", Call(status, details))
+    assert type(back) is kind
+    assert message in str(back)
+
+
+def test_calling_keeps_the_cause_and_leaves_other_errors_alone():
+    call = Call(grpc.StatusCode.NOT_FOUND, "no such model")
+    with pytest.raises(errors.NotFoundError, match="server B: no such model") as caught, calling("server B"):
+        raise call
+    assert caught.value.__cause__ is call
+    with pytest.raises(ZeroDivisionError), calling("server B"):
+        raise ZeroDivisionError
+
+
+def test_abort_gives_status_and_message():
+    class Context:
+        def abort(self, status, details):
+            raise RuntimeError(f"{status.name}: {details}")
+
+    with pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED: full"):
+        abort(Context(), BusyError("full"))
+
+
+def test_abort_never_returns():
+    class Context:
+        def abort(self, status, details):
+            """As a mock would: does not raise."""
+
+    with pytest.raises(AssertionError):
+        abort(Context(), BusyError("full"))

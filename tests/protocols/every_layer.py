@@ -1,0 +1,122 @@
+"""A small network that has every layer, its weights, and how far truncation may take an evaluation from the oracle."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from protocols.fixed_point import FRAC_BITS, encode
+from protocols.network import (
+    IMAGE_WIRE,
+    Add,
+    AvgPool,
+    Concat,
+    Conv,
+    Gate,
+    Layer,
+    Linear,
+    MaxPool,
+    Network,
+    PixelShuffle,
+    PixelUnshuffle,
+    Product,
+    Relu,
+    Scale,
+    SigmaMap,
+)
+
+EVERY_LAYER = Network(
+    (
+        PixelUnshuffle("folded", IMAGE_WIRE, 2),
+        SigmaMap("sigma", "folded"),
+        Concat("entry", "folded", "sigma"),
+        Conv("widen", "entry", 8, kernel=3, padding=1),
+        Conv("filter", "widen", 8, kernel=3, padding=2, dilation=2, groups=8),
+        Gate("gate", "filter"),
+        AvgPool("mean", "gate", 0),
+        Linear("attention", "mean", 4),
+        Product("attended", "gate", "attention"),
+        Conv("half", "attended", 6, kernel=3, stride=2, padding=1, groups=2, bias=False),
+        Relu("rectified", "half"),
+        MaxPool("largest", "attended", 2),
+        AvgPool("average", "attended", 2),
+        Concat("both", "rectified", "largest"),
+        Conv("mix", "both", 4, kernel=1),
+        Add("sum", "mix", "average"),
+        Product("square", "sum", "sum"),
+        Scale("scaled", "square", -0.375),
+        Conv("expand", "scaled", 16, kernel=1),
+        PixelShuffle("residual", "expand", 4),
+        Add("output", IMAGE_WIRE, "residual"),
+    ),
+    multiple=4,
+    weight_frac_bits=12,
+)
+
+
+def weights_of(network: Network, seed: int = 1) -> dict[str, Tensor]:
+    """Seeded weights on the network's grid: no wire leaves [-4, 4] for an image in [-1, 2]."""
+    generator = torch.Generator().manual_seed(seed)
+    grid = float(1 << network.weight_frac_bits)
+    weights = {}
+    for name, shape in network.parameter_shapes().items():
+        fan_in = torch.Size(shape[1:]).numel() if name.endswith(".weight") else 16
+        values = torch.randn(shape, generator=generator) * (0.7 * fan_in**-0.5)
+        weights[name] = torch.round(values * grid) / grid
+    return weights
+
+
+def encoded_weights(network: Network, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights on the grids that servers and oracle use."""
+    return {
+        name: encode(tensor, frac_bits=network.weight_frac_bits if name.endswith(".weight") else FRAC_BITS)
+        for name, tensor in weights.items()
+    }
+
+
+def image_of(height: int, width: int, seed: int = 2) -> Tensor:
+    """A seeded image (1, height, width) in [-1, 2], as doubles on the grid of 2^-16."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.rand(1, height, width, generator=generator, dtype=torch.double) * 3 - 1
+    return torch.round(pixels * 65536) / 65536
+
+
+def truncation_bound(
+    network: Network, weights: Mapping[str, Tensor], wires: Mapping[str, Tensor], *, per_truncation: float = 1.0
+) -> dict[str, float]:
+    """For each wire, how many units of 2^-16 an evaluation may differ from the oracle's `wires`: interval arithmetic.
+
+    Every truncation may add `per_truncation` units to what the oracle's floor gives. A linear layer multiplies the error
+    of its input by the largest sum of absolute weights of one output; a product of x and y gives |x| e_y + |y| e_x + e_x e_y;
+    maximum and ReLU do not enlarge an error.
+    """
+    bound = {IMAGE_WIRE: 0.0}
+    for layer in network.layers:
+        errors = [bound[source] for source in layer.sources]
+        values = [float(wires[source].abs().max()) / 65536 for source in layer.sources]
+        bound[layer.out] = _enlarged(layer, errors, values, weights, per_truncation)
+    return bound
+
+
+def _enlarged(
+    layer: Layer, errors: list[float], values: list[float], weights: Mapping[str, Tensor], per_truncation: float
+) -> float:
+    error = max(errors)
+    match layer:
+        case Conv() | Linear():
+            gain = float(weights[layer.weight_name].abs().flatten(1).sum(1).max())
+            return gain * error + per_truncation
+        case Gate():
+            return 2 * values[0] * error + error * error / 65536 + per_truncation
+        case Product():
+            return values[0] * errors[1] + values[1] * errors[0] + errors[0] * errors[1] / 65536 + per_truncation
+        case Add():
+            return sum(errors)
+        case Scale():
+            return abs(layer.factor) * error + per_truncation
+        case AvgPool():
+            return error + per_truncation
+        case SigmaMap():
+            return 0.0
+        case _:
+            return error

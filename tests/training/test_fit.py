@@ -1,0 +1,194 @@
+"""A run that is cut and resumed is the run that was not cut; a loss that explodes does no harm."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from client.model_file import load_model
+from protocols.errors import BadInputError
+from training import bounds, fit
+from training.architecture import GatedShape
+from training.checkpoint import load_checkpoint
+from training.export import export_model
+from training.fit import Fitting, Outcome, TrainingDivergedError, learning_rate
+from training.images import PatchSettings, Series, load_series
+from training.settings import FitSettings, PressureSettings, Settings, ValidationSettings
+
+SETTINGS = Settings(
+    network=GatedShape(channels=4, blocks=1),
+    patches=PatchSettings(batch=2, side=16),
+    fit=FitSettings(steps=8, warmup_steps=2, log_every=1, checkpoint_every=2, validate_every=4, average_decay=0.5, bad_steps=2),
+    pressure=PressureSettings(batch=2, side=16),
+    validation=ValidationSettings(slices=1),
+)
+
+
+class Cut(Exception):
+    """Stands for the end of the process at an arbitrary step."""
+
+
+@pytest.fixture
+def series(images_folder: Path) -> tuple[list[Series], list[Series]]:
+    return load_series(images_folder, "train"), load_series(images_folder, "validation")
+
+
+@pytest.fixture
+def events() -> list[dict[str, Any]]:
+    return []
+
+
+def run(
+    series: tuple[list[Series], list[Series]], folder: Path, events: list[dict[str, Any]], settings: Settings = SETTINGS
+) -> Outcome:
+    return Fitting(settings, *series, folder, events.append).run()
+
+
+def names_of(events: list[dict[str, Any]]) -> list[str]:
+    return [entry["event"] for entry in events]
+
+
+@pytest.mark.parametrize("cut_at", [3, 6])
+def test_resuming_gives_the_weights_of_an_uninterrupted_run(
+    series: tuple[list[Series], list[Series]], tmp_path: Path, events: list[dict[str, Any]], cut_at: int
+) -> None:
+    def cut(entry: dict[str, Any]) -> None:
+        if entry["event"] == "step" and entry["step"] == cut_at:
+            raise Cut
+
+    whole = run(series, tmp_path / "whole", events)
+    with pytest.raises(Cut):
+        Fitting(SETTINGS, *series, tmp_path / "cut", cut).run()
+    resumed_events: list[dict[str, Any]] = []
+    resumed = run(series, tmp_path / "cut", resumed_events)
+
+    assert resumed_events[0] == {"event": "resumed", "step": (cut_at - 1) // 2 * 2}
+    assert resumed.finished
+    assert resumed.checkpoint.best_psnr_db == whole.checkpoint.best_psnr_db
+    for kind in ("weights", "average", "best"):
+        expected, found = getattr(whole.checkpoint, kind), getattr(resumed.checkpoint, kind)
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(expected[name], found[name]) for name in expected), kind
+
+
+def test_used_up_time_stops_a_run_that_can_go_on(
+    series: tuple[list[Series], list[Series]], tmp_path: Path, events: list[dict[str, Any]]
+) -> None:
+    short = replace(SETTINGS, fit=replace(SETTINGS.fit, minutes=1e-9))
+
+    stopped = run(series, tmp_path / "run", events, short)
+    assert not stopped.finished
+    assert stopped.checkpoint.step == 1
+
+    assert run(series, tmp_path / "run", events).finished
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, value: float, calls: range) -> None:
+    """Multiply the loss by `value` in these calls."""
+    count, true_loss = iter(range(1000)), fit.loss_of
+
+    def spoiled(*arguments: Any) -> Tensor:
+        loss = true_loss(*arguments)
+        return loss * value if next(count) in calls else loss
+
+    monkeypatch.setattr(fit, "loss_of", spoiled)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_one_unusable_step_is_not_taken(
+    series: tuple[list[Series], list[Series]],
+    tmp_path: Path,
+    events: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    value: float,
+) -> None:
+    spoil(monkeypatch, value, range(4, 5))
+
+    outcome = run(series, tmp_path / "run", events)
+
+    assert names_of(events).count("skipped") == 1
+    assert outcome.checkpoint.skipped == 1
+    assert outcome.checkpoint.restores == 0
+    assert all(bool(torch.isfinite(weight).all()) for weight in outcome.checkpoint.weights.values())
+
+
+def test_an_exploding_loss_is_not_learned_from(
+    series: tuple[list[Series], list[Series]], tmp_path: Path, events: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "SETTLED_STEPS", 2)
+    spoil(monkeypatch, 1e6, range(4, 5))
+
+    run(series, tmp_path / "run", events)
+
+    assert names_of(events).count("skipped") == 1
+
+
+def test_several_unusable_steps_restore_the_checkpoint_at_half_the_rate(
+    series: tuple[list[Series], list[Series]], tmp_path: Path, events: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, math.nan, range(4, 6))
+
+    outcome = run(series, tmp_path / "run", events)
+
+    restored = next(entry for entry in events if entry["event"] == "restored")
+    assert restored == {"event": "restored", "step": 6, "from_step": 4, "rate_scale": 0.5}
+    after = next(entry for entry in events if entry["event"] == "step" and entry["step"] == 7)
+    assert after["rate"] == learning_rate(SETTINGS.fit, 6) / 2
+    assert outcome.finished
+    assert load_checkpoint(tmp_path / "run" / "checkpoint.pt").rate_scale == 0.5
+
+
+def test_lasting_divergence_is_an_error(
+    series: tuple[list[Series], list[Series]], tmp_path: Path, events: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(SETTINGS, fit=replace(SETTINGS.fit, max_restores=1))
+    spoil(monkeypatch, math.nan, range(1000))
+
+    with pytest.raises(TrainingDivergedError, match="lower fit.learning_rate"):
+        run(series, tmp_path / "run", events, settings)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(
+    series: tuple[list[Series], list[Series]], tmp_path: Path, events: list[dict[str, Any]]
+) -> None:
+    run(series, tmp_path / "run", events)
+    other = replace(SETTINGS, fit=replace(SETTINGS.fit, seed=2))
+    with pytest.raises(BadInputError, match="other settings"):
+        run(series, tmp_path / "run", events, other)
+
+
+def test_a_damaged_checkpoint_is_named(
+    series: tuple[list[Series], list[Series]], tmp_path: Path, events: list[dict[str, Any]]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"half of one")
+    with pytest.raises(BadInputError, match=r"checkpoint\.pt is not a readable checkpoint"):
+        run(series, tmp_path / "run", events)
+
+
+def test_the_exported_file_loads(
+    series: tuple[list[Series], list[Series]], tmp_path: Path, events: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounds, "ASCENT_STEPS", 2)  # seconds, not a search
+    outcome = run(series, tmp_path / "run", events)
+
+    bound = export_model(tmp_path / "small.safetensors", outcome.network, outcome.checkpoint, series[1])
+
+    model = load_model(tmp_path / "small.safetensors")
+    assert model.network == outcome.network
+    assert model.bound == bound >= 2
+    json.dumps(events)  # what the log writes
+
+
+def test_learning_rate_warms_up_and_decays() -> None:
+    settings = FitSettings(steps=100, warmup_steps=10, learning_rate=1.0, final_learning_rate=0.01)
+    rates = [learning_rate(settings, step) for step in range(101)]
+    assert rates[0] == 0.1
+    assert max(rates) == rates[10] == 1.0
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[100] == pytest.approx(0.01)

@@ -1,0 +1,95 @@
+"""The command line: train, resume, export and measure on tiny images; errors have messages and exit codes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from client.model_file import load_model
+from protocols.errors import ConfigurationError
+from training import bounds
+from training.__main__ import app
+from training.settings import Settings, load_settings
+
+CONFIG = """
+exclude = ["licensed"]
+[network]
+channels = 4
+blocks = 1
+[patches]
+batch = 2
+side = 16
+[fit]
+steps = 2
+warmup_steps = 1
+[pressure]
+batch = 1
+side = 16
+[validation]
+slices = 1
+"""
+
+
+@pytest.fixture
+def options(tmp_path: Path, images_folder: Path) -> list[str]:
+    (tmp_path / "tiny.toml").write_text(CONFIG)
+    return ["--config", str(tmp_path / "tiny.toml"), "--images", str(images_folder), "--run", str(tmp_path / "run")]
+
+
+def test_train_export_and_measure(
+    tmp_path: Path, images_folder: Path, options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounds, "ASCENT_STEPS", 2)  # seconds, not a search
+    runner, model = CliRunner(), tmp_path / "tiny.safetensors"
+
+    trained = runner.invoke(app, [*options, "--output", str(model)])
+    assert trained.exit_code == 0, trained.output
+    assert "finished: step 2" in trained.stdout
+    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 1  # one validation, at the end
+
+    before = load_model(model)
+    exported = runner.invoke(app, ["export", *options, "--output", str(model)])
+    assert exported.exit_code == 0, exported.output
+    after = load_model(model)
+    assert all(torch.equal(after.weights[name], weight) for name, weight in before.weights.items())
+
+    measured = runner.invoke(app, ["measure", "--model", str(model), "--images", str(images_folder), "--json", "-"])
+    assert measured.exit_code == 0, measured.output
+    report = json.loads(measured.stdout)
+    assert [row["sigma"] for row in report["quality"]["all"]] == [5, 15, 25, 50]
+    assert report["stated_bound"] == max(report["bounds"]["wires"].values())
+
+
+def test_errors_have_exit_codes(tmp_path: Path, options: list[str]) -> None:
+    runner = CliRunner()
+    assert runner.invoke(app, ["--images", str(tmp_path)]).exit_code == 2
+    missing = runner.invoke(app, [*options, "--images", str(tmp_path / "nowhere")])
+    assert missing.exit_code == 3
+    assert "pass the image folder with --images" in missing.output
+    (tmp_path / "tiny.toml").write_text("[fit]\nstep = 2\n")
+    assert runner.invoke(app, options).exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x", "cannot read"),
+        ("[fit]\nstep = 1", r"\[fit\] has no entry 'step'"),
+        ("[fit]\nsteps = 1.5", "steps must be a number"),
+        ("[fit]\nsteps = true", "steps must be a number"),
+        ("[fits]", "unknown entries fits"),
+        ("fit = 3", "must be a table"),
+        ("exclude = 'x'", "must be a list"),
+    ],
+)
+def test_wrong_configurations_are_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "wrong.toml").write_text(text)
+    with pytest.raises(ConfigurationError, match=message):
+        load_settings(tmp_path / "wrong.toml")
+
+
+def test_an_empty_configuration_has_the_defaults(tmp_path: Path) -> None:
+    (tmp_path / "empty.toml").write_text("")
+    assert load_settings(tmp_path / "empty.toml") == Settings()

@@ -1,0 +1,138 @@
+"""Train and measure the denoising networks that Darkroom ships. Run by the model owner, from a clone.
+
+stdout is the result; progress is on stderr, the full log in the run folder.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import torch
+import typer
+
+from client.model_file import load_model
+from protocols.errors import BadInputError, ConfigurationError, DarkroomError
+from training.checkpoint import load_checkpoint
+from training.export import export_model
+from training.fit import Fitting, Outcome
+from training.images import load_series
+from training.measure import measure_model
+from training.settings import load_settings
+
+IMAGES: Final = Path("../shared/data")
+RUNS: Final = Path("training/runs")
+
+app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False, no_args_is_help=True, help=__doc__)
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file with the settings of the run.")]
+ImagesOption = Annotated[Path, typer.Option("--images", help="Folder with index.json and the series it lists.")]
+RunOption = Annotated[Path | None, typer.Option("--run", help=f"Folder for checkpoint and log; {RUNS}/CONFIG if not given.")]
+OutputOption = Annotated[Path, typer.Option("--output", help="Model file to write.")]
+MinutesOption = Annotated[float | None, typer.Option("--minutes", min=0.0, help="Wall time allowed, instead of the file's.")]
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Turn our errors into a message and the exit code of DESIGN section 10."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on from the last checkpoint", err=True)
+        raise typer.Exit(130) from None
+    except DarkroomError as error:
+        typer.echo(f"error: {error}", err=True)
+        code = 3 if isinstance(error, BadInputError) else 4 if isinstance(error, ConfigurationError) else 8
+        raise typer.Exit(code) from None
+
+
+@app.callback(invoke_without_command=True)
+def fit(
+    context: typer.Context,
+    config: ConfigOption = None,
+    images: ImagesOption = IMAGES,
+    run: RunOption = None,
+    output: OutputOption = Path("darkroom/models/base.safetensors"),
+    minutes: MinutesOption = None,
+) -> None:
+    """Train a network (without a command), or measure or export one.
+
+    A run may be cut at any time: the same command goes on from its last checkpoint. When all steps are taken, or the time is
+    used up, the weights with the best validation PSNR are exported, with the bound measured on hostile inputs.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if config is None:
+        raise typer.BadParameter("training needs --config FILE, training/configs/first.toml for instance")
+    with _reported():
+        folder = run or RUNS / config.stem
+        outcome = _fit(config, images, folder, minutes)
+        bound = export_model(output, outcome.network, outcome.checkpoint, load_series(images, "validation"))
+        state = outcome.checkpoint
+        typer.echo(
+            f"{'finished' if outcome.finished else 'time used up, resumable'}: step {state.step}, {state.skipped} skipped, "
+            f"{state.restores} restores, {state.seconds:.0f} s wall, {state.cpu_seconds:.0f} s CPU; "
+            f"best validation {state.best_psnr_db:.2f} dB, bound {bound:.2f}, written to {output}"
+        )
+
+
+def _fit(config: Path, images: Path, folder: Path, minutes: float | None) -> Outcome:
+    settings = load_settings(config)
+    if minutes is not None:
+        settings = replace(settings, fit=replace(settings.fit, minutes=minutes))
+    torch.set_num_threads(settings.fit.threads)
+    torch.use_deterministic_algorithms(True)
+    training = load_series(images, "train", settings.exclude)
+    validation = load_series(images, "validation")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.jsonl").open("a") as file:
+
+        def log(entry: dict[str, Any]) -> None:
+            line = json.dumps(entry)
+            file.write(line + "\n")
+            file.flush()
+            typer.echo(line, err=True)
+
+        return Fitting(settings, training, validation, folder, log).run()
+
+
+@app.command()
+def export(
+    config: Annotated[Path, typer.Option("--config", help="TOML file with the settings of the run.")],
+    images: ImagesOption = IMAGES,
+    run: RunOption = None,
+    output: OutputOption = Path("darkroom/models/base.safetensors"),
+) -> None:
+    """Write the best weights so far of a run, which may be going on, to a model file."""
+    with _reported():
+        settings = load_settings(config)
+        torch.set_num_threads(settings.fit.threads)
+        checkpoint = load_checkpoint((run or RUNS / config.stem) / "checkpoint.pt")
+        bound = export_model(output, settings.build_network(), checkpoint, load_series(images, "validation"))
+        typer.echo(f"step {checkpoint.step}, best validation {checkpoint.best_psnr_db:.2f} dB, bound {bound:.2f}: {output}")
+
+
+@app.command()
+def measure(
+    model: Annotated[Path, typer.Option("--model", help="Model file.")] = Path("darkroom/models/base.safetensors"),
+    images: ImagesOption = IMAGES,
+    json_path: Annotated[str | None, typer.Option("--json", metavar="PATH", help="Write JSON; - is stdout.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+) -> None:
+    """Print every figure of a model card: quality on validation/*, cost, bounds, conditioning."""
+    with _reported():
+        torch.set_num_threads(threads)
+        report = measure_model(load_model(model), load_series(images, "validation"))
+        text = json.dumps(report.to_json(), indent=1)
+        if json_path == "-":
+            typer.echo(text)
+            return
+        if json_path is not None:
+            Path(json_path).write_text(text + "\n")
+        typer.echo(report.to_markdown())
+
+
+if __name__ == "__main__":
+    sys.exit(app())

@@ -1,0 +1,128 @@
+"""How large wires grow on hostile inputs.
+
+A wire beyond the range of its encoding gives a silently wrong result (DESIGN section 6, Bounds), so the largest magnitude
+found goes into the model file. It is measured, not proven: patterns, real slices, and gradient ascent on each wire.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from protocols.fixed_point import IMAGE_HIGH, IMAGE_LOW
+from protocols.network import IMAGE_WIRE, Conv, Gate, Network
+from training.hostile import PATTERNS, hostile_plane, pattern_plane
+from training.images import Series, spread_slices
+from training.probe import Probe, probes
+
+SIDE: Final = 64  # more than a receptive field
+SIGMAS: Final = (0.0, 25.0, 55.0)  # in 1/255 of the range: the ends of what training saw, and the middle
+DRAWS: Final = 3  # of each random pattern
+ASCENT_SIDE: Final = 32  # a receptive field: what is outside cannot reach the peak
+ASCENT_STEPS: Final = 40
+ASCENT_STRIDE: Final = 0.3  # of the sign of the gradient, falling to zero; 10 strides cross [-1, 2]
+ASCENT_WIRES: Final = 8  # searched side by side: bounds the memory
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Largest magnitudes found. wires: of each wire, over everything tried."""
+
+    patterns: float
+    slices: float
+    ascent: float
+    wires: dict[str, float] = field(repr=False)
+
+    @property
+    def bound(self) -> float:
+        """The figure for the model file."""
+        return max(self.wires.values())
+
+    def of_kind(self, network: Network) -> dict[str, float]:
+        """The largest magnitude by what a wire is: encodings differ by kind."""
+        kinds = {"convolution output": 0.0, "gate output": 0.0, "sum": 0.0}
+        for layer in network.layers:
+            kind = "convolution output" if isinstance(layer, Conv) else "gate output" if isinstance(layer, Gate) else "sum"
+            if layer.out in self.wires:
+                kinds[kind] = max(kinds[kind], self.wires[layer.out])
+        return kinds
+
+
+def measure_bounds(network: Network, weights: dict[str, Tensor], series: Sequence[Series], *, seed: int) -> Bounds:
+    """Patterns in [-1, 2] and their noisy versions, noisy slices of the series, and gradient ascent on every wire."""
+    rng = np.random.default_rng(seed)
+    parts = probes(network)
+    fixed = {name: weight.detach() for name, weight in weights.items()}
+    patterns = _maxima(parts, fixed, _patterns(rng))
+    slices = _maxima(parts, fixed, _slices(series, rng))
+    ascent = _ascend(parts, fixed, rng)
+    wires = {name: max(found[name] for found in (patterns, slices, ascent)) for name in patterns}
+    largest = [max(found.values()) for found in (patterns, slices, ascent)]
+    return Bounds(largest[0], largest[1], largest[2], wires | {IMAGE_WIRE: max(abs(IMAGE_LOW), abs(IMAGE_HIGH))})
+
+
+def _patterns(rng: np.random.Generator) -> Iterator[tuple[Tensor, float]]:
+    """Batches of every pattern between several pairs of levels, without and with noise, and their noise level."""
+    levels = ((IMAGE_LOW, IMAGE_HIGH), (IMAGE_HIGH, IMAGE_LOW), (0.0, 1.0), (1.0, IMAGE_HIGH))
+    for pattern in PATTERNS:
+        planes = np.stack([pattern_plane(pattern, SIDE, *pair, rng) for pair in levels for _ in range(DRAWS)])[:, None]
+        for sigma in SIGMAS:
+            noise = np.float32(sigma / 255) * rng.standard_normal(planes.shape, dtype=np.float32)
+            yield torch.from_numpy(planes), sigma
+            yield torch.from_numpy(planes + noise).clamp(IMAGE_LOW, IMAGE_HIGH), sigma
+
+
+def _slices(series: Sequence[Series], rng: np.random.Generator) -> Iterator[tuple[Tensor, float]]:
+    for one in series:
+        for plane in spread_slices(one, 3):
+            clean = one.normalised(plane)[None, None]
+            for sigma in SIGMAS:
+                noise = np.float32(sigma / 255) * rng.standard_normal(clean.shape, dtype=np.float32)
+                yield torch.from_numpy(clean + noise), sigma
+
+
+def _maxima(parts: list[Probe], weights: dict[str, Tensor], batches: Iterator[tuple[Tensor, float]]) -> dict[str, float]:
+    """The largest magnitude of each wire over the images."""
+    found: dict[str, float] = {}
+    for images, sigma in batches:
+        for probe in parts:
+            with torch.inference_mode():
+                wires = probe.wires(weights, images, torch.full((images.shape[0],), sigma / 255))
+                for name, value in wires.items():
+                    found[name] = max(found.get(name, 0.0), float(value.abs().max()))
+    return found
+
+
+def _ascend(parts: list[Probe], weights: dict[str, Tensor], rng: np.random.Generator) -> dict[str, float]:
+    """Search the image in [-1, 2] that makes each wire largest, for each noise level, from noise and from a pattern."""
+    found: dict[str, float] = {}
+    for probe in parts:
+        for first in range(0, len(probe.names), ASCENT_WIRES):
+            names = probe.names[first : first + ASCENT_WIRES]
+            count = len(names) * len(SIGMAS)
+            noise = rng.uniform(IMAGE_LOW, IMAGE_HIGH, (count, 1, ASCENT_SIDE, ASCENT_SIDE)).astype(np.float32)
+            planes = np.stack([hostile_plane(ASCENT_SIDE, rng) for _ in range(count)])[:, None]
+            for start in (noise, planes):
+                for name, peak in _climb(probe, names, weights, torch.from_numpy(start)).items():
+                    found[name] = max(found.get(name, 0.0), peak)
+    return found
+
+
+def _climb(probe: Probe, names: Sequence[str], weights: dict[str, Tensor], images: Tensor) -> dict[str, float]:
+    """Move len(SIGMAS) images for each named wire by the sign of the gradient of that wire's peak."""
+    levels = torch.tensor(SIGMAS).div(255).repeat(len(names))
+    found = dict.fromkeys(names, 0.0)
+    for step in range(ASCENT_STEPS):
+        images = images.detach().requires_grad_()
+        wires = probe.wires(weights, images, levels)
+        own = {name: slice(index * len(SIGMAS), (index + 1) * len(SIGMAS)) for index, name in enumerate(names)}
+        peaks = {name: wires[name][own[name]].abs().amax(dim=(1, 2, 3)) for name in names}
+        for name, peak in peaks.items():
+            found[name] = max(found[name], float(peak.detach().max()))
+        (slope,) = torch.autograd.grad(torch.cat(list(peaks.values())).sum(), images)
+        stride = ASCENT_STRIDE * (1 - step / ASCENT_STEPS)
+        images = (images.detach() + stride * slope.sign()).clamp(IMAGE_LOW, IMAGE_HIGH)
+    return found

@@ -1,0 +1,67 @@
+"""How far a small error inside a network reaches: rounding to fixed point must not show in the result."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from protocols.fixed_point import FRAC_BITS, decode, encode
+from protocols.float_evaluation import evaluate_float
+from protocols.network import Conv, Network
+from protocols.oracle import evaluate_oracle
+from training.images import Series, spread_slices
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """one_layer, all_layers: largest change of an output pixel for a unit error on every channel of a convolution's output.
+
+    The error is the same for all pixels of a channel, which is worse than rounding: in the worst single layer, and in all
+    layers at once. fixed_point: largest difference of an output pixel between the oracle and floating point.
+    """
+
+    one_layer: float
+    all_layers: float
+    fixed_point: float
+
+
+def measure_conditioning(
+    network: Network, weights: dict[str, Tensor], series: Sequence[Series], *, seed: int, error: float = 1e-4, draws: int = 8
+) -> Conditioning:
+    """Add +-error to the biases, in float64, on a noisy slice of each series; then compare with the oracle there."""
+    rng = np.random.default_rng(seed)
+    exact = {name: weight.double() for name, weight in weights.items()}
+    names = [layer.bias_name for layer in network.layers if isinstance(layer, Conv) and layer.bias]
+    sigma = torch.tensor([25 / 255], dtype=torch.float64)
+    one_layer, all_layers, fixed_point = 0.0, 0.0, 0.0
+    for one in series:
+        clean = one.normalised(spread_slices(one, 1)[0]).astype(np.float64)
+        image = torch.from_numpy(clean + 25 / 255 * rng.standard_normal(clean.shape))[None, None]
+        fixed_point = max(fixed_point, _oracle_difference(network, exact, image, sigma))
+        with torch.inference_mode():
+            expected = evaluate_float(network, exact, image, sigma)
+            for chosen in [names] * draws + [[name] for name in names]:
+                changed = dict(exact)
+                for name in chosen:
+                    signs = torch.from_numpy(rng.choice([-error, error], exact[name].shape[0]))
+                    changed[name] = exact[name] + signs
+                change = float((evaluate_float(network, changed, image, sigma) - expected).abs().max()) / error
+                if len(chosen) == 1:
+                    one_layer = max(one_layer, change)
+                else:
+                    all_layers = max(all_layers, change)
+    return Conditioning(one_layer, all_layers, fixed_point)
+
+
+def _oracle_difference(network: Network, weights: dict[str, Tensor], image: Tensor, sigma: Tensor) -> float:
+    """Both start from the same image and noise level on the fixed-point grid."""
+    words, level = encode(image[0]), encode(sigma)
+    encoded = {
+        name: encode(weight, frac_bits=network.weight_frac_bits if name.endswith(".weight") else FRAC_BITS)
+        for name, weight in weights.items()
+    }
+    oracle = decode(evaluate_oracle(network, encoded, words, int(level)))
+    expected = evaluate_float(network, weights, decode(words)[None], decode(level))
+    return float((oracle - expected[0]).abs().max())

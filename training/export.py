@@ -1,0 +1,26 @@
+"""From a checkpoint to the model file that is shipped."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from client.model_file import save_model
+from protocols.network import Network
+from training.architecture import on_grid
+from training.bounds import measure_bounds
+from training.checkpoint import Checkpoint
+from training.images import Series
+
+BOUND_SEED: Final = 7
+
+
+def export_model(path: Path, network: Network, checkpoint: Checkpoint, series: Sequence[Series]) -> float:
+    """Write the best weights (before the first validation: the averaged ones) and give the bound measured for them."""
+    weights = on_grid(network, checkpoint.best or checkpoint.average)
+    bound = measure_bounds(network, weights, series, seed=BOUND_SEED).bound
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_model(partial, network, weights, bound=bound, steps=str(checkpoint.step), psnr_out_db=f"{checkpoint.best_psnr_db:.3f}")
+    partial.chmod(0o644)  # safetensors writes it for its owner alone; a model that is shipped is public
+    partial.replace(path)
+    return bound

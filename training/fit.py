@@ -1,0 +1,230 @@
+"""Fitting: AdamW with warm-up, cosine decay, clipping and averaged weights; resumable at any step.
+
+Products of activations make gated networks diverge where ReLU networks would not, so a step whose loss or gradient is
+not finite, or far above the usual, is not taken; several in a row restore the last checkpoint at half the learning rate.
+
+A run is a function of its settings, the images and the machine's arithmetic: cut and resumed, it gives the same weights.
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from protocols.errors import BadInputError, DarkroomError
+from protocols.float_evaluation import evaluate_float
+from protocols.network import Network
+from training.architecture import initial_weights, on_grid
+from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from training.hostile import Nursery, pressure
+from training.images import Patches, Series, draw_patches
+from training.probe import probes
+from training.quality import measure_quality
+from training.settings import FitSettings, Settings
+
+LOSS_FLOOR: Final = 1e-6  # of the mean squared error: keeps the square root differentiable; 60 dB, beyond any result
+USUAL_DECAY: Final = 0.99  # of the running loss that explosions are judged by
+SETTLED_STEPS: Final = 200  # before these, the running loss says nothing
+Log = Callable[[dict[str, Any]], None]
+
+
+class TrainingDivergedError(DarkroomError):
+    """Restoring and lowering the learning rate did not help."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """Where a run stands. finished: all steps were taken; otherwise its time is used up and it can be resumed."""
+
+    network: Network
+    checkpoint: Checkpoint
+    finished: bool
+
+
+def loss_of(network: Network, weights: dict[str, Tensor], patches: Patches) -> Tensor:
+    """Mean over patches of the root mean squared error.
+
+    The root keeps the loudest patches, whose squared error is a hundred times larger, from drowning the others.
+    """
+    result = evaluate_float(network, weights, patches.noisy.contiguous(memory_format=torch.channels_last), patches.sigma)
+    return ((result - patches.clean) ** 2).mean(dim=(1, 2, 3)).add(LOSS_FLOOR).sqrt().mean()
+
+
+def learning_rate(settings: FitSettings, step: int) -> float:
+    """Linear warm-up, then half a cosine down to the final rate."""
+    if step < settings.warmup_steps:
+        return settings.learning_rate * (step + 1) / settings.warmup_steps
+    progress = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+    span = settings.learning_rate - settings.final_learning_rate
+    return settings.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class Fitting:
+    """One run. `run` takes steps until they, the time, or the allowed divergences are used up."""
+
+    def __init__(self, settings: Settings, training: list[Series], validation: list[Series], folder: Path, log: Log) -> None:
+        self.settings = settings
+        self.network = settings.build_network()
+        # convolutions are linear in gates and sums, so these stand for all; nearly all are in the half-resolution probe
+        self._probe = max(probes(self.network, ("gate", "add")), key=lambda probe: len(probe.names))
+        chosen = settings.pressure
+        self._nursery = Nursery(chosen.batch, chosen.side, settings.patches.sigma_max, settings.fit.seed)
+        self._training = training
+        self._validation = validation
+        self._path = folder / "checkpoint.pt"
+        self._log = log
+        self._weights = {n: w.requires_grad_() for n, w in initial_weights(self.network, settings.fit.seed).items()}
+        matrices = [weight for name, weight in self._weights.items() if name.endswith(".weight")]
+        biases = [weight for name, weight in self._weights.items() if not name.endswith(".weight")]
+        groups = [{"params": matrices, "weight_decay": settings.fit.weight_decay}, {"params": biases, "weight_decay": 0.0}]
+        self._optimiser = torch.optim.AdamW(groups, lr=settings.fit.learning_rate, betas=(0.9, 0.99))
+        self.state = Checkpoint(
+            fingerprint=_fingerprint(settings, training),
+            step=0,
+            weights={},
+            average={name: weight.detach().clone() for name, weight in self._weights.items()},
+            optimiser={},
+            hostile=self._nursery.images,
+            best={},
+            best_psnr_db=-math.inf,
+            usual_loss=math.inf,
+            rate_scale=1.0,
+            restores=0,
+            skipped=0,
+            seconds=0.0,
+            cpu_seconds=0.0,
+        )
+        if self._path.exists():
+            self._resume()
+        else:
+            self._save()
+
+    def run(self) -> Outcome:
+        """Take steps. Raises TrainingDivergedError."""
+        settings = self.settings.fit
+        wall, cpu, bad = time.monotonic(), time.process_time(), 0
+        while self.state.step < settings.steps and self.state.seconds < settings.minutes * 60:
+            bad = 0 if self._take_step() else bad + 1
+            self.state.seconds += time.monotonic() - wall
+            self.state.cpu_seconds += time.process_time() - cpu
+            wall, cpu = time.monotonic(), time.process_time()
+            if bad >= settings.bad_steps:
+                self._restore()
+                bad = 0
+                continue
+            step, last = self.state.step, self.state.step == settings.steps
+            if step % settings.validate_every == 0 or last:
+                self._validate()
+            if step % settings.checkpoint_every == 0 or last:
+                self._save()
+        self._save()
+        return Outcome(self.network, self.state, finished=self.state.step >= settings.steps)
+
+    def _take_step(self) -> bool:
+        """One step of the optimiser; False if it was skipped because the loss or the gradient is unusable."""
+        settings, state = self.settings.fit, self.state
+        rate = learning_rate(settings, state.step) * state.rate_scale
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate
+        patches = draw_patches(self._training, self.settings.patches, seed=settings.seed, step=state.step)
+        loss = loss_of(self.network, self._weights, patches)
+        images, sigma = self._nursery.offer(state.step)
+        press = pressure(self._probe, self._weights, images, sigma, self.settings.pressure.limit)
+        self._optimiser.zero_grad(set_to_none=True)
+        (loss + self.settings.pressure.strength * press).backward()  # type: ignore[no-untyped-call]
+        norm = float(torch.nn.utils.clip_grad_norm_(list(self._weights.values()), settings.clip_norm))
+        self._nursery.climb()
+        value = loss.item()
+        state.step += 1
+        if not (math.isfinite(value) and math.isfinite(norm)) or value > settings.explosion_factor * state.usual_loss:
+            state.skipped += 1
+            self._log({"event": "skipped", "step": state.step, "loss": str(value), "gradient_norm": str(norm)})
+            return False
+        self._optimiser.step()
+        self._follow(value)
+        if state.step % settings.log_every == 0:
+            times = {"seconds": round(state.seconds, 1), "cpu_seconds": round(state.cpu_seconds, 1)}
+            values = {"loss": value, "pressure": press.item(), "gradient_norm": norm, "rate": rate}
+            self._log({"event": "step", "step": state.step} | values | times)
+        return True
+
+    def _follow(self, loss: float) -> None:
+        """Update the averaged weights and the usual loss."""
+        state = self.state
+        decay = min(self.settings.fit.average_decay, (1 + state.step) / (10 + state.step))
+        with torch.no_grad():
+            for name, weight in self._weights.items():
+                state.average[name].lerp_(weight, 1 - decay)
+        if state.step >= SETTLED_STEPS:
+            first = math.isinf(state.usual_loss)
+            state.usual_loss = loss if first else USUAL_DECAY * state.usual_loss + (1 - USUAL_DECAY) * loss
+
+    def _validate(self) -> None:
+        """Measure the averaged weights as they would be shipped, and keep them if they are the best."""
+        shipped = on_grid(self.network, self.state.average)
+        chosen = self.settings.validation
+        quality = measure_quality(
+            self.network, shipped, self._validation, chosen.sigma, slices=chosen.slices, seed=chosen.seed, ssim=False
+        )
+        best = quality.psnr_out_db > self.state.best_psnr_db
+        if best:
+            self.state.best_psnr_db = quality.psnr_out_db
+            self.state.best = {name: weight.clone() for name, weight in self.state.average.items()}
+        psnr = {"psnr_in_db": quality.psnr_in_db, "psnr_out_db": quality.psnr_out_db}
+        self._log({"event": "validation", "step": self.state.step, "best": best} | psnr)
+
+    def _save(self) -> None:
+        self.state.weights = {name: weight.detach() for name, weight in self._weights.items()}
+        self.state.optimiser = self._optimiser.state_dict()
+        self.state.hostile = self._nursery.images
+        save_checkpoint(self._path, self.state)
+
+    def _load(self) -> Checkpoint:
+        """Copy weights and optimiser state from the checkpoint on disk."""
+        found = load_checkpoint(self._path)
+        if found.fingerprint != self.state.fingerprint:
+            raise BadInputError(f"{self._path} belongs to other settings or images; remove it, or choose another --run folder")
+        with torch.no_grad():
+            for name, weight in self._weights.items():
+                weight.copy_(found.weights[name])
+        self._optimiser.load_state_dict(found.optimiser)
+        self._nursery.images = found.hostile
+        return found
+
+    def _resume(self) -> None:
+        self.state = self._load()
+        self._log({"event": "resumed", "step": self.state.step})
+
+    def _restore(self) -> None:
+        """Go back to the checkpoint with half the learning rate, forward in batches: the same ones need not explode again."""
+        now = self.state
+        if now.restores + 1 > self.settings.fit.max_restores:
+            raise TrainingDivergedError(
+                f"the loss exploded again at step {now.step} after {now.restores} restores; lower fit.learning_rate"
+            )
+        found = self._load()
+        self.state = replace(
+            found,
+            restores=now.restores + 1,
+            rate_scale=now.rate_scale / 2,
+            step=now.step,
+            skipped=now.skipped,
+            seconds=now.seconds,
+            cpu_seconds=now.cpu_seconds,
+        )
+        self._log({"event": "restored", "step": now.step, "from_step": found.step, "rate_scale": self.state.rate_scale})
+        self._save()
+
+
+def _fingerprint(settings: Settings, training: list[Series]) -> str:
+    """Binds a checkpoint to its settings, except the time allowed, and to its images."""
+    bound = replace(settings, fit=replace(settings.fit, minutes=0.0, threads=1))
+    shapes = [(one.name, one.images.shape, one.low, one.high) for one in training]
+    return hashlib.sha256(json.dumps([repr(bound), shapes]).encode()).hexdigest()

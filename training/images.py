@@ -1,0 +1,136 @@
+"""Series of medical images: reading, normalising, and drawing noisy training patches.
+
+A folder holds `index.json` (shape, modality, source and licence of each series) and `<series>.npz` with the key `images`,
+int16 [slice, row, column]. Series names start with their split, `train/` or `validation/`: different subjects.
+"""
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from protocols.errors import BadInputError
+
+EMPTY_SPREAD: Final = 0.01  # a patch with a smaller standard deviation shows air
+DRAWS: Final = 3  # attempts to find a patch that is not empty; air must still be seen sometimes
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """One scan of one subject."""
+
+    name: str
+    modality: str
+    images: NDArray[np.int16] = field(repr=False)  # [slice, row, column], stored values
+    low: int
+    high: int
+
+    def normalised(self, window: NDArray[np.int16]) -> NDArray[np.float32]:
+        """Map the full stored range of the series to [0, 1]."""
+        return (window.astype(np.float32) - self.low) / np.float32(self.high - self.low)
+
+
+def load_series(folder: Path, split: str, exclude: Collection[str] = ()) -> list[Series]:
+    """All series of a split, without those whose name (after the slash) is excluded. Raises BadInputError."""
+    index = _load_index(folder)
+    names = [name for name in sorted(index) if name.startswith(f"{split}/") and name.split("/", 1)[1] not in exclude]
+    if not names:
+        raise BadInputError(f"{folder}/index.json lists no series {split}/*; is this the image folder?")
+    return [_load(folder, name, index[name]) for name in names]
+
+
+def _load_index(folder: Path) -> dict[str, dict[str, Any]]:
+    try:
+        index = json.loads((folder / "index.json").read_text())
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"{folder} has no readable index.json: {error}; pass the image folder with --images") from error
+    if not isinstance(index, dict):
+        raise BadInputError(f"{folder}/index.json must map series names to their description, not be a {type(index).__name__}")
+    return index
+
+
+def _load(folder: Path, name: str, entry: dict[str, Any]) -> Series:
+    path = folder / f"{name}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            images = archive["images"]
+    except (OSError, KeyError, ValueError, BadZipFile) as error:
+        raise BadInputError(f"{path} holds no array 'images': {error}") from error
+    if images.dtype != np.int16 or images.ndim != 3:
+        raise BadInputError(f"{path}: images must be int16 [slice, row, column], not {images.dtype} {images.shape}")
+    low, high = int(images.min()), int(images.max())
+    if low == high:
+        raise BadInputError(f"{path}: every pixel is {low}; there is nothing to learn from")
+    return Series(name, str(entry.get("modality", "unknown")), images, low, high)
+
+
+@dataclass(frozen=True)
+class PatchSettings:
+    """How training patches are drawn."""
+
+    batch: int = 8
+    side: int = 64
+    sigma_max: float = 55.0  # in 1/255 of the range; the level is uniform up to it
+    gain_low: float = 0.4  # contrast of a patch is scaled by a factor in [gain_low, gain_high]: a series may use
+    gain_high: float = 1.2  # a fraction of its range, when one bright pixel defines the rest
+    halved_fraction: float = 0.25  # patches averaged 2x2: less noise in the truth
+
+
+@dataclass(frozen=True, eq=False)
+class Patches:
+    """A batch: noisy input, truth, and noise level in units of the range."""
+
+    noisy: Float[Tensor, "n 1 h w"]
+    clean: Float[Tensor, "n 1 h w"]
+    sigma: Float[Tensor, " n"]
+
+
+def draw_patches(series: list[Series], settings: PatchSettings, *, seed: int, step: int) -> Patches:
+    """The batch of one step, a function of (seed, step) alone: a resumed run sees what an uninterrupted one saw."""
+    rng = np.random.default_rng((seed, step))
+    modalities = sorted({one.modality for one in series})
+    planes = []
+    for _ in range(settings.batch):
+        modality = modalities[rng.integers(len(modalities))]  # modalities, not series or slices, are balanced
+        planes.append(_draw([one for one in series if one.modality == modality], settings, rng))
+    clean = torch.from_numpy(np.stack(planes)[:, None])
+    sigma = torch.from_numpy(rng.uniform(0.0, settings.sigma_max / 255.0, settings.batch).astype(np.float32))
+    noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))
+    return Patches(clean + noise * sigma[:, None, None, None], clean, sigma)
+
+
+def _draw(series: list[Series], settings: PatchSettings, rng: np.random.Generator) -> NDArray[np.float32]:
+    """One patch with random position, orientation, scale and contrast."""
+    for _ in range(DRAWS):
+        one = series[rng.integers(len(series))]
+        plane = one.images[rng.integers(one.images.shape[0])]
+        halved = rng.random() < settings.halved_fraction and min(plane.shape) >= 2 * settings.side
+        side = settings.side * (2 if halved else 1)
+        if min(plane.shape) < side:
+            raise BadInputError(f"{one.name}: {plane.shape} slices are smaller than a patch of {side}; lower patches.side")
+        row, column = (int(rng.integers(size - side + 1)) for size in plane.shape)
+        patch = one.normalised(plane[row : row + side, column : column + side])
+        if halved:
+            patch = patch.reshape(settings.side, 2, settings.side, 2).mean(axis=(1, 3))
+        if patch.std() >= EMPTY_SPREAD:
+            break
+    patch = np.rot90(patch, int(rng.integers(4)))
+    if rng.random() < 0.5:
+        patch = patch[:, ::-1]
+    return np.ascontiguousarray(patch) * np.float32(rng.uniform(settings.gain_low, settings.gain_high))
+
+
+def spread_slices(series: Series, count: int) -> NDArray[np.int16]:
+    """`count` slices, evenly spread over the series without its ends, which show mostly air."""
+    depth = series.images.shape[0]
+    chosen = np.linspace(0.1 * (depth - 1), 0.9 * (depth - 1), min(count, depth)).round().astype(int)
+    picked: NDArray[np.int16] = series.images[chosen]
+    return picked
