@@ -6,7 +6,7 @@ It protects nothing: one machine that holds all shares can put them together. It
 import contextlib
 import fcntl
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -19,6 +19,7 @@ from darkroom.settings_files import Addresses, dealer_settings, hospital_setting
 from protocols.errors import ConfigurationError, DarkroomError
 
 LISTEN: Final = "127.0.0.1:0"  # any free port, for this machine only
+MODULES: Final[Mapping[str, str]] = {"dealer": "dealer", "server-a": "server_a", "server-b": "server_b"}
 
 Tell = Callable[[str], None]
 
@@ -49,20 +50,21 @@ class Simulation:
 
 
 @contextlib.contextmanager
-def simulation(root: Path, *, tell: Tell) -> Generator[Simulation]:
+def simulation(root: Path, *, tell: Tell, modules: Mapping[str, str] = MODULES) -> Generator[Simulation]:
     """Provision `root` where needed, start everything, stop everything at the end. Existing keys and stores are kept.
 
-    tell: is given a line for each step. Raises ConfigurationError: the folder is in use or cannot be written.
+    tell: is given a line for each step. modules: what is started for each party; an evaluation may record or break one. Raises ConfigurationError: the folder is in use or cannot be written.
     PeerUnavailableError: a process did not come up, or (in place of the error that it caused) ended by itself.
     """
     site = provision(root)
     with _sole_user(site.root), children() as processes:
-        dealer = _start(processes, site, "dealer", "dealer", dealer_settings(site, LISTEN))
+        dealer = _start(processes, site, "dealer", modules["dealer"], dealer_settings(site, LISTEN))
         tell(f"dealer listens on {dealer}")
-        server_a = _start(processes, site, "server-a", "server_a", server_settings(site, "server-a", LISTEN, dealer=dealer))
+        settings_a = server_settings(site, "server-a", LISTEN, dealer=dealer)
+        server_a = _start(processes, site, "server-a", modules["server-a"], settings_a)
         tell(f"server A listens on {server_a}")
         settings_b = server_settings(site, "server-b", LISTEN, dealer=dealer, leader=server_a)
-        server_b = _start(processes, site, "server-b", "server_b", settings_b)
+        server_b = _start(processes, site, "server-b", modules["server-b"], settings_b)
         tell(f"server B listens on {server_b}")
         addresses = Addresses(server_a, server_b)
         hospital_settings(site, addresses)

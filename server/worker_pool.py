@@ -10,6 +10,8 @@ from typing import Final
 
 from server.pipe import Pipe
 
+WORKER: Final = "server.worker"
+
 # A wire is tens of MiB. glibc would map and zero fresh pages for each, which costs more than the arithmetic on it;
 # with these the worker keeps and reuses its heap, in huge pages. The process ends with its evaluation, so nothing lingers.
 ALLOCATOR: Final = {
@@ -22,11 +24,11 @@ ALLOCATOR: Final = {
 class WorkerProcess:
     """A running worker and our end of its pipe."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                [sys.executable, "-P", "-m", "server.worker", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", module, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **ALLOCATOR},
@@ -47,9 +49,11 @@ class WorkerProcess:
 class WorkerPool:
     """Hands out the warm worker and starts the next."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str = WORKER) -> None:
+        """module: what a worker process runs; the security evaluation breaks one on purpose."""
+        self._module = module
         self._lock = threading.Lock()
-        self._spare: WorkerProcess | None = WorkerProcess()
+        self._spare: WorkerProcess | None = WorkerProcess(module)
 
     def take(self) -> WorkerProcess:
         """A fresh worker; the caller stops it."""
@@ -58,13 +62,13 @@ class WorkerPool:
         if worker is not None and not worker.running:  # killed while it waited: for want of memory, say
             worker.stop()
             worker = None
-        return worker or WorkerProcess()
+        return worker or WorkerProcess(self._module)
 
     def refill(self) -> None:
         """Start the next spare; called when an evaluation is over, so that its start does not slow one down."""
         with self._lock:
             if self._spare is None:
-                self._spare = WorkerProcess()
+                self._spare = WorkerProcess(self._module)
 
     def close(self) -> None:
         """Stop the spare."""
