@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PYTHON TORCH_INDEX
 PACKAGES := pyproject.toml constraints.txt scripts/setup.sh
 
-.PHONY: help setup demo test check lint bench clean
+.PHONY: help setup demo test check lint bench security clean
 
 help:
 	@echo "make setup   virtual environment in .venv (says what it downloads)"
@@ -13,6 +13,7 @@ help:
 	@echo "make check   lint, types, layers, tests without sockets: a minute"
 	@echo "make test    the same and the integration tests: what CI runs"
 	@echo "make bench   beside stock CrypTen"
+	@echo "make security what each party can learn, shown by running it: docs/security-report; ARGS=\"--quick\" for a short form"
 	@echo "make clean   remove .venv, caches and results"
 
 setup: .venv/.run
@@ -44,6 +45,9 @@ test: lint
 
 bench: .venv/.run
 	$(BIN)/python -m bench $(ARGS)
+
+security: .venv/.run
+	$(BIN)/python -m security $(ARGS)
 
 clean:
 	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist darkroom-demo

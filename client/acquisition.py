@@ -29,6 +29,7 @@ from protocols.identifiers import ObjectId, Role
 from protocols.packing import PackingMode, fresh_nonce, key_check_value, pack
 from protocols.ring import to_bytes
 from protocols.sharing import SharePair, share
+from protocols.unpicklable import Unpicklable
 
 # As strong as the noise that denoisers are measured at. It hides fine detail and no more (`darkroom store` says how
 # many bits leak); with an acquisition noise of up to 49/255 the sum stays within what models are trained for.
@@ -37,7 +38,7 @@ SIGMA_LIMIT: Final = 55.0 / 255.0  # models are trained up to this, and the wire
 
 
 @dataclass(frozen=True, eq=False)
-class PackedObject:
+class PackedObject(Unpicklable):
     """What goes to the servers, and the record that stays. The size is public."""
 
     record: ObjectRecord

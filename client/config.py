@@ -21,6 +21,7 @@ from client.keys import MasterKey, SigningKey, read_noise_key, read_signing_key
 from proto.transport import Identity, Peer
 from protocols.errors import BadInputError, ConfigurationError
 from protocols.identifiers import Role
+from protocols.unpicklable import Unpicklable
 
 DEFAULT_WINDOW: Final = "24h"
 DEFAULT_EDGE_NAME: Final = "edge"
@@ -55,7 +56,7 @@ _Section = TypeVar("_Section", bound=IdentitySection)
 
 
 @dataclass(frozen=True, eq=False)
-class ClientIdentity:
+class ClientIdentity(Unpicklable):
     """The storing identity, read and checked."""
 
     identity: Identity

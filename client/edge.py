@@ -32,6 +32,7 @@ from protocols.fixed_point import decode, encode
 from protocols.identifiers import ObjectId, PushId, Role, SessionId
 from protocols.packing import NoiseKeys, PackingMode, check_keys, total_noise
 from protocols.sharing import expand_seed, reconstruct, share
+from protocols.unpicklable import Unpicklable
 
 OUTPUT_LOW: Final = -2.0  # inputs are in [-1, 2]; a denoiser's output has no reason to go further than one range beyond.
 OUTPUT_HIGH: Final = 3.0  # A failed truncation is off by 2^(64 - 2*16) or more, a deviating server's error is uniform.
@@ -40,7 +41,7 @@ SECONDS_PER_PIXEL: Final = 2e-3  # 40 times what stock CrypTen needs for the gat
 
 
 @dataclass(frozen=True, eq=False)
-class BlindResult:
+class BlindResult(Unpicklable):
     """What the edge found out in blind mode. The statistic is public, the pixels are not."""
 
     estimate: Float64[Tensor, "h w"] = field(repr=False)  # the network's, before fusion
@@ -51,7 +52,7 @@ class BlindResult:
 
 
 @dataclass(frozen=True, eq=False)
-class Denoised:
+class Denoised(Unpicklable):
     """A result at the edge. Shape, mode and costs are public, the pixels are not."""
 
     object_id: ObjectId
@@ -86,7 +87,7 @@ class Denoised:
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
+class Answer(Unpicklable):
     """One server's checked answer, and the size of its stream."""
 
     result: ServerResult

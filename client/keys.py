@@ -16,13 +16,14 @@ from client.files import create_private, read_private, replacing
 from protocols.errors import ConfigurationError
 from protocols.packing import NoiseKeys
 from protocols.prg import KEY_BYTES, fresh_key
+from protocols.unpicklable import Unpicklable
 
 NOISE_KEY: Final = "the noise key"
 SIGNING_KEY: Final = "the signing key"
 
 
 @dataclass(frozen=True, eq=False)
-class MasterKey:
+class MasterKey(Unpicklable):
     """The hospital's noise master key. Held by the client; the edge gets the keys of single objects."""
 
     value: bytes = field(repr=False)
@@ -37,7 +38,7 @@ class MasterKey:
 
 
 @dataclass(frozen=True, eq=False)
-class SigningKey:
+class SigningKey(Unpicklable):
     """The key with which the hospital signs grants. Held by the client."""
 
     value: Ed25519PrivateKey = field(repr=False)

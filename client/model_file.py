@@ -14,12 +14,13 @@ from torch import Tensor
 
 from protocols.errors import BadInputError, NetworkDescriptionError
 from protocols.network import Network
+from protocols.unpicklable import Unpicklable
 
 FORMAT: Final = "darkroom-model-1"
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
+class Model(Unpicklable):
     """A network with its weights, as the model owner holds it."""
 
     name: str

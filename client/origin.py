@@ -11,6 +11,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from protocols.network import MIN_SIDE
+from protocols.unpicklable import Unpicklable
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -38,7 +39,7 @@ IDENTITY: Final = Normalisation(1.0, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
-class Origin:
+class Origin(Unpicklable):
     """Where pixels came from, without the pixels."""
 
     kind: Kind
@@ -49,7 +50,7 @@ class Origin:
 
 
 @dataclass(frozen=True, eq=False)
-class SourceImage:
+class SourceImage(Unpicklable):
     """One plane with its origin. The shape is public, the pixels are not."""
 
     pixels: Float64[Tensor, "h w"] = field(repr=False)  # [0, 1] nominal

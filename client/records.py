@@ -17,6 +17,7 @@ from client.origin import MAX_PIXELS, MIN_IMAGE_SIDE, Kind, Normalisation, Origi
 from protocols.errors import BadInputError, ConfigurationError, LocalProtocolError, NotFoundError, RemoteProtocolError
 from protocols.identifiers import ObjectId
 from protocols.packing import NoiseKeys, PackingMode
+from protocols.unpicklable import Unpicklable
 
 FORMAT: Final = 1
 # What a file that is no record raises; RecursionError: thousands of nested brackets.
@@ -40,7 +41,7 @@ class RecordState(enum.Enum):
 
 
 @dataclass(frozen=True, eq=False)
-class ObjectRecord:
+class ObjectRecord(Unpicklable):
     """One stored object, as the hospital knows it. Size and mode are public; repr shows no more."""
 
     object_id: ObjectId

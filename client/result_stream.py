@@ -17,6 +17,7 @@ from protocols.packing import PackingMode
 from protocols.prg import KEY_BYTES
 from protocols.ring import WORD_BYTES, from_bytes
 from protocols.sharing import expand_seed
+from protocols.unpicklable import Unpicklable
 
 MAX_STAGE_LENGTH: Final = 80  # a stage is shown to the user
 
@@ -35,7 +36,7 @@ class ServerCost:
 
 
 @dataclass(frozen=True, eq=False)
-class ServerResult:
+class ServerResult(Unpicklable):
     """One server's output share, and in blind mode its packed share."""
 
     role: Role
@@ -46,7 +47,7 @@ class ServerResult:
     packed: Int64[Tensor, "1 h w"] | None = field(repr=False)
 
 
-class ResultReader:
+class ResultReader(Unpicklable):
     """Takes the replies of one stream in order: stages, one header, then chunks of known total length."""
 
     def __init__(self, role: Role, packing: PackingMode, height: int, width: int) -> None:

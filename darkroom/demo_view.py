@@ -18,10 +18,11 @@ from darkroom.picture import GreyScale, Panel, show_words
 from protocols.fixed_point import encode_image
 from protocols.identifiers import Role
 from protocols.packing import pack
+from protocols.unpicklable import Unpicklable
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class Run(Unpicklable):
     """One mode's way through the servers. Sizes and costs are public, the images are not."""
 
     record: ObjectRecord = field(repr=False)

@@ -53,7 +53,8 @@ class Simulation:
 def simulation(root: Path, *, tell: Tell, modules: Mapping[str, str] = MODULES) -> Generator[Simulation]:
     """Provision `root` where needed, start everything, stop everything at the end. Existing keys and stores are kept.
 
-    tell: is given a line for each step. modules: what is started for each party; an evaluation may record or break one. Raises ConfigurationError: the folder is in use or cannot be written.
+    tell: is given a line for each step. modules: what is started for each party; an evaluation may
+    record or break one. Raises ConfigurationError: the folder is in use or cannot be written.
     PeerUnavailableError: a process did not come up, or (in place of the error that it caused) ended by itself.
     """
     site = provision(root)

@@ -15,13 +15,14 @@ from protocols.identifiers import MaterialId, PushId, Role
 from protocols.network import Network
 from protocols.plan import Plan, plan_for, session_context
 from protocols.prg import fresh_key
+from protocols.unpicklable import Unpicklable
 
 OPEN_LIMIT: Final = 256  # unclaimed batches remembered; a batch is its plan until it is claimed
 PUSH_LIMIT: Final = 1024  # pushes remembered; the one least recently used goes first, and its model is masked again
 
 
 @dataclass
-class Push:
+class Push(Unpicklable):
     """One set of weight masks, bound to one run of each server."""
 
     network: Network
@@ -31,7 +32,7 @@ class Push:
 
 
 @dataclass
-class Batch:
+class Batch(Unpicklable):
     """Session material that was opened, and who has claimed a half."""
 
     push: PushId

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import select
 import signal
 import stat
@@ -97,6 +98,7 @@ def serve(settings: Settings, add_services: Callable[[grpc.Server, Callers], Non
 
     Writes the ready file (address and process id) once calls are answered, and removes it at the end.
     """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash must not write keys and shares to a disk
     callers = settings.callers()
     server = grpc.server(futures.ThreadPoolExecutor(threads, thread_name_prefix="call"), options=listener_options())
     add_services(server, Callers(callers))

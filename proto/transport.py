@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from protocols.errors import AccessDenied, ConfigurationError
+from protocols.unpicklable import Unpicklable
 
 CHUNK_BYTES: Final = 1 << 20  # fastest of 64 KiB, 1 MiB and 16 MiB over gRPC with TLS on loopback
 MAX_MESSAGE_BYTES: Final = 4 << 20  # a chunk, its labels, and room for a network description; nothing larger is parsed
@@ -31,7 +32,7 @@ _OPTIONS: Final = (
 
 
 @dataclass(frozen=True, eq=False)
-class Identity:
+class Identity(Unpicklable):
     """One party's certificate and private key, PEM."""
 
     certificate: bytes

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from protocols.errors import EncodingRangeError, IntegrityError, LocalProtocolError
+from protocols.unpicklable import Unpicklable
 
 FALSE_ACCEPT: Final = 1e-9  # one wrong key in a thousand million passes; the key-check value has refused it long before
 MIN_PIXELS: Final = 64  # the smallest image, 8x8, still has a threshold (0.67) that a right key can reach
@@ -34,7 +35,7 @@ class ResidualStatistic:
 
 
 @dataclass(frozen=True, eq=False)
-class FusedImage:
+class FusedImage(Unpicklable):
     """The edge's result in blind mode. The shape is public, the pixels are not."""
 
     pixels: Tensor = field(repr=False)

@@ -21,6 +21,7 @@ from protocols.errors import LocalProtocolError, MaterialReusedError
 from protocols.identifiers import MaterialId, PushId, Role
 from protocols.plan import AndTriple, Correlation, Plan, ProductTriple, SharedBit, WeightTriple
 from protocols.prg import Prg, derive_key
+from protocols.unpicklable import Unpicklable
 
 Taken = TypeVar("Taken", WeightTriple, ProductTriple, AndTriple, SharedBit)
 
@@ -49,7 +50,7 @@ def weight_mask_share(seed: bytes, position: int, shape: tuple[int, ...]) -> Int
 
 
 @dataclass(frozen=True, eq=False)
-class Tuple3:
+class Tuple3(Unpicklable):
     """One server's shares (a, b, c); b is absent where it is a weight mask."""
 
     a: Tensor = field(repr=False)
@@ -108,7 +109,7 @@ def corrections(plan: Plan, seed_a: bytes, seed_b: bytes, masks: dict[str, Tenso
         yield index, (result ^ c_a if isinstance(item, AndTriple) else result.sub_(c_a))
 
 
-class PartyMaterial:
+class PartyMaterial(Unpicklable):
     """One server's half of one batch of session material: every correlation is taken once, in plan order."""
 
     def __init__(self, role: Role, plan: Plan, seed: bytes) -> None:

@@ -30,6 +30,7 @@ from protocols.fixed_point import FRAC_BITS, IMAGE_HIGH, IMAGE_LOW
 from protocols.gaussian import SIGMA_LIMIT, gaussian_noise
 from protocols.identifiers import Role
 from protocols.prg import KEY_BYTES, Prg, derive_key
+from protocols.unpicklable import Unpicklable
 
 NONCE_BYTES: Final = 16  # random nonces: a repetition is expected after 2^64 uploads
 CHECK_VALUE_BYTES: Final = 16  # a wrong key passes with probability 2^-128
@@ -52,7 +53,7 @@ class PackingMode(enum.Enum):
 
 
 @dataclass(frozen=True, eq=False)
-class NoiseKeys:
+class NoiseKeys(Unpicklable):
     """The noise keys of one object: K_A for server A, K_B for server B. The edge holds both, each server its own in a window."""
 
     key_a: bytes = field(repr=False)

@@ -19,6 +19,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from protocols.errors import LocalProtocolError
+from protocols.unpicklable import Unpicklable
 
 KEY_BYTES: Final = 32
 
@@ -35,7 +36,7 @@ def derive_key(secret: bytes, *context: bytes, length: int = KEY_BYTES) -> bytes
 
 
 @dataclass(frozen=True, eq=False)
-class Prg:
+class Prg(Unpicklable):
     """A family of independent streams under one key."""
 
     key: bytes = field(repr=False)

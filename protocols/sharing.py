@@ -12,13 +12,14 @@ from torch import Tensor
 
 from protocols.errors import RemoteProtocolError
 from protocols.prg import Prg, fresh_key
+from protocols.unpicklable import Unpicklable
 
 SHARE_LABEL: Final = 0
 SHARE_KIND: Final = 0
 
 
 @dataclass(frozen=True, eq=False)
-class SharePair:
+class SharePair(Unpicklable):
     """The two shares of one tensor: a seed for server A, words for server B. Shape is public."""
 
     seed: bytes = field(repr=False)

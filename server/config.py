@@ -10,10 +10,11 @@ from proto.party import Settings
 from proto.transport import Identity, Peer
 from protocols.errors import ConfigurationError
 from protocols.identifiers import Role
+from protocols.unpicklable import Unpicklable
 
 
 @dataclass(frozen=True, eq=False)
-class ServerConfig:
+class ServerConfig(Unpicklable):
     """Everything that one server needs to know."""
 
     role: Role

@@ -38,12 +38,13 @@ from protocols.network import (
 from protocols.oracle import extend_edges, pool_windows
 from protocols.plan import Plan, WeightTriple
 from protocols.ring import ConvGeometry
+from protocols.unpicklable import Unpicklable
 from server import crypten_runtime
 from server.crypten_runtime import MaskedWeight
 
 
 @dataclass(frozen=True, eq=False)
-class SharedModel:
+class SharedModel(Unpicklable):
     """One server's view of a pushed model: masked weights, and shares of the biases at FRAC_BITS."""
 
     network: Network

@@ -25,6 +25,7 @@ from protocols.openings import OpeningLedger
 from protocols.plan import AndTriple, ProductTriple, SharedBit, WeightTriple
 from protocols.prg import Prg, derive_key
 from protocols.ring import ConvGeometry
+from protocols.unpicklable import Unpicklable
 
 INSTALL_COMMAND: Final = "pip install --no-deps crypten==0.4.1"
 
@@ -55,7 +56,7 @@ def import_crypten() -> types.ModuleType:
 
 
 @dataclass(frozen=True, eq=False)
-class MaskedWeight:
+class MaskedWeight(Unpicklable):
     """One weight tensor w under its push: delta = w - b, known to both servers, and this server's share of b."""
 
     delta: Tensor = field(repr=False)
@@ -183,7 +184,7 @@ class MaskedProtocol:
         return shared
 
 
-class StreamGenerator:
+class StreamGenerator(Unpicklable):
     """What CrypTen holds as a generator: an AES-CTR stream known to both servers, one label per draw."""
 
     def __init__(self, key: bytes) -> None:

@@ -15,6 +15,7 @@ from protocols.identifiers import MaterialId, PushId
 from protocols.network import Network
 from protocols.plan import Plan
 from protocols.prg import KEY_BYTES
+from protocols.unpicklable import Unpicklable
 
 DEALING_SECONDS: Final = 900.0  # the largest batch that a server takes, on a slow link
 
@@ -28,7 +29,7 @@ class Boots:
 
 
 @dataclass(eq=False)
-class Batch:
+class Batch(Unpicklable):
     """One server's half as it arrives: the seed at once, the corrections as a stream, the rest at its end."""
 
     seed: bytes = field(repr=False)

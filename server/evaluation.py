@@ -24,6 +24,7 @@ from protocols.errors import (
 from protocols.identifiers import BootId, MaterialId, PushId, Role
 from protocols.plan import Plan, plan_for
 from protocols.prg import fresh_key
+from protocols.unpicklable import Unpicklable
 from server.dealer_client import Boots, DealerClient
 from server.models import MaskedModel, ModelRegistry, PushedModel, WeightMasking
 from server.order import OrderTerms, check_accept, check_order, make_order, order_digest, shared_key
@@ -35,7 +36,7 @@ MAX_MATERIAL_BYTES: Final = 6 << 30  # corrections that a worker of B holds; a l
 
 
 @dataclass(frozen=True, eq=False)
-class EvaluationRequest:
+class EvaluationRequest(Unpicklable):
     """What the edge asked of this server, checked, with this server's share of the object."""
 
     session_id: str
@@ -48,7 +49,7 @@ class EvaluationRequest:
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class Outcome(Unpicklable):
     """This server's re-randomised output share, and what it cost."""
 
     share: bytes = field(repr=False)

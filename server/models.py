@@ -14,20 +14,28 @@ from torch import Tensor
 from proto import darkroom_pb2 as pb
 from protocols import ring, sharing
 from protocols.dealing import weight_mask_share
-from protocols.errors import LocalProtocolError, MaterialReusedError, NotFoundError, RemoteProtocolError
+from protocols.errors import (
+    LocalProtocolError,
+    MaterialReusedError,
+    NetworkDescriptionError,
+    NotFoundError,
+    RemoteProtocolError,
+)
 from protocols.identifiers import PushId, Role
 from protocols.network import Network
 from protocols.plan import masked_weights
 from protocols.prg import KEY_BYTES
+from protocols.unpicklable import Unpicklable
 from server.dealer_client import Boots
 from server.share_store import ShareStore
 
-MASK_SIZE: Final = (64, 64)  # weight shapes do not depend on the image (`linear` stands behind a pool)
+MASK_SIZE: Final = (64, 64)  # weight shapes do not depend on the image (`linear` stands behind a pool),
+OTHER_SIZE: Final = (128, 192)  # which is checked at this size
 MAX_WEIGHT_WORDS: Final = 1 << 27  # 1 GiB of shares
 
 
 @dataclass(frozen=True, eq=False)
-class PushedModel:
+class PushedModel(Unpicklable):
     """A model as the model owner uploaded it: public description, this server's shares."""
 
     name: str
@@ -37,7 +45,7 @@ class PushedModel:
 
 
 @dataclass(frozen=True, eq=False)
-class MaskedModel:
+class MaskedModel(Unpicklable):
     """Weights in the form that evaluations use: opened deltas, the seed of the mask's share, shares of the biases."""
 
     push_id: PushId
@@ -63,7 +71,7 @@ def _count(shape: tuple[int, ...]) -> int:
     return count
 
 
-class WeightMasking:
+class WeightMasking(Unpicklable):
     """The one opening of a push: delta = w - b for every weight tensor. Computed once, accepted once."""
 
     def __init__(self, model: PushedModel, push: PushId, boots: Boots, push_seed: bytes) -> None:
@@ -121,8 +129,10 @@ class ModelRegistry:
     def upload(self, header: pb.PushModelHeader, chunks: Iterable[bytes]) -> None:
         """Keep this server's shares of a model; what was pushed under the name before is replaced."""
         network = Network.from_json(header.network)
+        if network.parameter_shapes(*MASK_SIZE) != network.parameter_shapes(*OTHER_SIZE):
+            raise NetworkDescriptionError("the model's weights depend on the size of the image: put a pool before `linear`")
         expected = 0 if self._role is Role.A else weight_words(network) * ring.WORD_BYTES
-        if (len(header.seed) == KEY_BYTES) is not (self._role is Role.A):
+        if len(header.seed) != (KEY_BYTES if self._role is Role.A else 0):
             raise RemoteProtocolError("server A takes a seed of 32 bytes, server B words")
         weight_words(network)
         self._store.write(header.name, header.SerializeToString(), chunks, expected, replace=True)

@@ -83,7 +83,7 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
         if min(height, width) < MIN_SIDE or height * width > MAX_PIXELS:
             raise BadInputError(f"{height}x{width} is out of range: sides of at least {MIN_SIDE}, at most {MAX_PIXELS} pixels")
         packing_from_wire(header.packing)
-        if (len(header.seed) == KEY_BYTES) is not (self._role is Role.A):
+        if len(header.seed) != (KEY_BYTES if self._role is Role.A else 0):
             raise RemoteProtocolError("server A takes a seed of 32 bytes, server B words")
         return 0 if self._role is Role.A else height * width * WORD_BYTES
 

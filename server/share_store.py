@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Final
 
 from protocols.errors import BadInputError, NotFoundError, PeerUnavailableError, RemoteProtocolError
+from protocols.unpicklable import Unpicklable
 
 _LENGTH: Final = struct.Struct("<I")
 MODEL_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, eq=False)
-class StoredShare:
+class StoredShare(Unpicklable):
     """A header message (serialised) and the share's words; the words are empty where the header holds a seed."""
 
     header: bytes = field(repr=False)

@@ -135,9 +135,7 @@ def test_a_claim_made_twice_is_refused_even_when_the_first_was_broken_off(servic
 
 def test_a_dealing_that_was_broken_off_does_not_block_the_next(service):
     push_id = push(service)
-    request = pb.ClaimMaterialRequest(
-        material_id=material(service, push_id), push_id=push_id, plan_digest=PLAN.digest, **BOOTS
-    )
+    request = pb.ClaimMaterialRequest(material_id=material(service, push_id), push_id=push_id, plan_digest=PLAN.digest, **BOOTS)
     first = service.ClaimMaterial(request, B)
     next(first)
     next(first)  # inside the corrections, where one batch is dealt at a time

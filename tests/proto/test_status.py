@@ -19,9 +19,7 @@ from protocols.errors import (
     RemoteProtocolError,
 )
 
-EVERY_ERROR = [
-    kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, DarkroomError)
-]
+EVERY_ERROR = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, DarkroomError)]
 COARSER = {  # what is told apart on one machine only
     EncodingRangeError: errors.BadInputError,
     NetworkDescriptionError: errors.BadInputError,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from protocols.fixed_point import FRAC_BITS, encode
 from protocols.network import (
@@ -81,42 +82,51 @@ def image_of(height: int, width: int, seed: int = 2) -> Tensor:
     return torch.round(pixels * 65536) / 65536
 
 
-def truncation_bound(
-    network: Network, weights: Mapping[str, Tensor], wires: Mapping[str, Tensor], *, per_truncation: float = 1.0
-) -> dict[str, float]:
-    """For each wire, how many units of 2^-16 an evaluation may differ from the oracle's `wires`: interval arithmetic.
+def truncation_bound(network: Network, weights: Mapping[str, Tensor], wires: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """For each element of each wire, how many units of 2^-16 an evaluation may differ from the oracle's `wires`.
 
-    Every truncation may add `per_truncation` units to what the oracle's floor gives. A linear layer multiplies the error
-    of its input by the largest sum of absolute weights of one output; a product of x and y gives |x| e_y + |y| e_x + e_x e_y;
-    maximum and ReLU do not enlarge an error.
+    First-order intervals made rigorous: every truncation adds at most one unit to the oracle's floor, a linear layer passes
+    errors on through its absolute weights, a product of x and y gives |x| e_y + |y| e_x + e_x e_y, and neither maximum nor
+    ReLU enlarges an error.
     """
-    bound = {IMAGE_WIRE: 0.0}
+    bound = {IMAGE_WIRE: torch.zeros_like(wires[IMAGE_WIRE], dtype=torch.double)}
     for layer in network.layers:
         errors = [bound[source] for source in layer.sources]
-        values = [float(wires[source].abs().max()) / 65536 for source in layer.sources]
-        bound[layer.out] = _enlarged(layer, errors, values, weights, per_truncation)
+        values = [wires[source].abs().double() / 65536 for source in layer.sources]
+        bound[layer.out] = _passed_on(layer, errors, values, weights)
     return bound
 
 
-def _enlarged(
-    layer: Layer, errors: list[float], values: list[float], weights: Mapping[str, Tensor], per_truncation: float
-) -> float:
-    error = max(errors)
+def _passed_on(layer: Layer, errors: list[Tensor], values: list[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
+    error, value = errors[0], values[0]
     match layer:
-        case Conv() | Linear():
-            gain = float(weights[layer.weight_name].abs().flatten(1).sum(1).max())
-            return gain * error + per_truncation
+        case Conv():
+            absolute = weights[layer.weight_name].abs().double()
+            geometry = (layer.stride, layer.padding, layer.dilation, layer.groups)
+            return functional.conv2d(error[None], absolute, None, *geometry)[0] + 1
+        case Linear():
+            return (weights[layer.weight_name].abs().double() @ error.flatten())[:, None, None] + 1
         case Gate():
-            return 2 * values[0] * error + error * error / 65536 + per_truncation
+            (e, f), (x, y) = error.chunk(2), value.chunk(2)
+            return x * f + y * e + e * f / 65536 + 1
         case Product():
-            return values[0] * errors[1] + values[1] * errors[0] + errors[0] * errors[1] / 65536 + per_truncation
+            return value * errors[1] + values[1] * error + error * errors[1] / 65536 + 1
         case Add():
-            return sum(errors)
+            return error + errors[1]
+        case Concat():
+            return torch.cat(errors)
         case Scale():
-            return abs(layer.factor) * error + per_truncation
-        case AvgPool():
-            return error + per_truncation
+            return abs(layer.factor) * error + 1
         case SigmaMap():
-            return 0.0
-        case _:
+            return torch.zeros(1, *error.shape[1:], dtype=torch.double)
+        case PixelUnshuffle():
+            return functional.pixel_unshuffle(error, layer.factor)
+        case PixelShuffle():
+            return functional.pixel_shuffle(error, layer.factor)
+        case AvgPool():
+            return functional.avg_pool2d(error, layer.kernel or tuple(error.shape[1:])) + 1
+        case MaxPool():
+            return functional.max_pool2d(error, layer.kernel or tuple(error.shape[1:]))
+        case Relu():
             return error
+    raise AssertionError(f"no bound for {layer.op}")  # a layer type was added without this case

@@ -141,7 +141,7 @@ def test_each_half_alone_is_uniform():
 
 
 def test_the_uniformity_test_finds_a_correction_without_its_mask(monkeypatch):
-    network = Network((Conv("c", IMAGE_WIRE, 8, 1), Relu("r", "c")))
+    network = Network((Conv("c", IMAGE_WIRE, 2, 1), Relu("r", "c")))
     plan = plan_for(network, 64, 64)
     streams = dealing.Prg.words
 

@@ -67,7 +67,7 @@ def test_shape_vector():
 
 
 @given(height=sides, width=sides)
-@settings(quick, max_examples=20)
+@settings(quick, max_examples=10)
 def test_every_size_from_8_up_fits_and_keeps_its_size(height, width):
     assert EVERY_LAYER.output_shape(height, width) == (1, height, width)
     image = torch.zeros(1, 1, height, width)
@@ -321,7 +321,7 @@ json_values = st.recursive(
 
 
 @given(index=st.integers(0, len(EVERY_LAYER.layers) - 1), data=st.data())
-@settings(quick, max_examples=150)
+@settings(quick, max_examples=80)
 def test_any_value_in_any_place_is_refused_or_read(index, data):
     content = json.loads(EVERY_LAYER.to_json())
     layer = content["layers"][index]

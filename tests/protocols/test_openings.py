@@ -10,7 +10,7 @@ from protocols.openings import OpeningLedger
 
 MATERIAL = MaterialId("a" * 32)
 WORDS = (5, 7, 7)
-quick = settings(max_examples=200, deadline=None, database=None)
+quick = settings(max_examples=120, deadline=None, database=None)
 
 
 def ledger(*, sent=0, accepted=0):

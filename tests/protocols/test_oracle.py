@@ -33,7 +33,7 @@ SIGMA = 0.125
 
 
 @given(height=st.integers(8, 30), width=st.integers(8, 30), seed=st.integers(0, 2**31))
-@settings(max_examples=6, deadline=None, database=None)
+@settings(max_examples=4, deadline=None, database=None)
 def test_oracle_follows_exact_arithmetic_at_every_size(height, width, seed):
     """Doubles hold every wire exactly to far below 2^-16; so the difference is the oracle's floors, and they have a bound."""
     weights = {name: tensor.double() for name, tensor in weights_of(EVERY_LAYER, seed).items()}
@@ -48,16 +48,18 @@ def test_oracle_follows_exact_arithmetic_at_every_size(height, width, seed):
         wire = wires[layers[-1].out]
         crop = wire[:, :height, :width] if count == 21 else wire
         assert crop.shape == exact.shape
-        assert float((crop - exact * ONE).abs().max()) <= bound[layers[-1].out], layers[-1].out
+        error, allowed = (crop - exact * ONE).abs(), bound[layers[-1].out][:, : crop.shape[1], : crop.shape[2]]
+        assert bool((error <= allowed).all()), layers[-1].out
     assert torch.equal(evaluate_oracle(EVERY_LAYER, encoded, encode(image), int(SIGMA * ONE)), crop)
 
 
 def test_the_bound_says_something():
     weights = weights_of(EVERY_LAYER)
     wires = oracle_wires(EVERY_LAYER, encoded_weights(EVERY_LAYER, weights), encode(image_of(9, 11)), int(SIGMA * ONE))
-    assert truncation_bound(EVERY_LAYER, weights, wires)["output"] < 100  # units of 2^-16: a third of an 8-bit grey level
+    bound = truncation_bound(EVERY_LAYER, weights, wires)
+    assert float(bound["output"].max()) < 10  # units of 2^-16: a twentieth of an 8-bit grey level
     assert max(float(decode(wire).abs().max()) for wire in wires.values()) < 8
-    moved = [name for name, wire in wires.items() if wire.numel() > 1 and int(wire.max() - wire.min()) < 10 * 100]
+    moved = [name for name, wire in wires.items() if wire.numel() > 1 and int(wire.max() - wire.min()) < 1000]
     assert moved == ["sigma"]  # every other wire varies by far more than the bound, so a wrong layer shows
 
 

@@ -25,7 +25,7 @@ from protocols.ring import ConvGeometry
 from tests.protocols.every_layer import EVERY_LAYER
 
 PLAN = plan_for(EVERY_LAYER, 9, 13)
-quick = settings(max_examples=60, deadline=None, database=None)
+quick = settings(max_examples=25, deadline=None, database=None)
 
 
 def kinds(plan):

@@ -1,0 +1,33 @@
+"""Correlated randomness broken on purpose, for the twins of a check. Never run outside `security`.
+
+*Dropped*: a = b = 0 for every correlation, at dealer and workers alike, so the evaluation stays right and what is opened is the
+secret itself. *Reused*: the dealer derives the seeds of every session from one constant, so all sessions have one set of masks.
+"""
+
+import torch
+from torch import Tensor
+
+from protocols import dealing
+from protocols.identifiers import MaterialId, Role
+from protocols.plan import AndTriple, Correlation, ProductTriple
+from protocols.prg import Prg, derive_key
+from security.stage import Fault
+
+
+def apply_fault(fault: Fault) -> None:
+    """Break this process's dealing as the fault says; most faults do not concern it. Run by a twin's dealer and workers."""
+    if fault is Fault.DROPPED:
+        dealing._expand = _unmasked
+    elif fault is Fault.REUSED:
+        dealing.session_seed = _constant_seed
+
+
+def _unmasked(prg: Prg, index: int, item: Correlation) -> tuple[Tensor, Tensor | None]:
+    a = torch.zeros(item.a_shape, dtype=torch.int64)
+    if isinstance(item, ProductTriple):
+        return a, torch.zeros(item.b_shape, dtype=torch.int64)
+    return a, torch.zeros_like(a) if isinstance(item, AndTriple) else None
+
+
+def _constant_seed(master: bytes, role: Role, material: MaterialId, context: bytes) -> bytes:
+    return derive_key(bytes(32), b"reused", role.value.encode())

@@ -1,0 +1,87 @@
+"""`python -m security.staged_worker FD`: the shipped worker, broken or watched as the stage says.
+
+*Deviating* (server B): an error is added to this server's own summand of one opening, once. With a fixed, both servers then go
+on with eps + e in place of eps = x - a, which is the evaluation of x + e: an additive error on that wire.
+*Counted*: every tensor operation of the evaluation is written down with its shapes, so that two evaluations can be compared.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from protocols.identifiers import Role
+from security.broken_dealing import apply_fault
+from security.stage import ROLE_VARIABLE, Fault, Stage
+from server import worker
+from server.pipe import Pipe
+
+DEVIATION_FILE = "deviation.json"
+COUNTS_FILE = "operations.txt"
+
+
+def break_worker(stage: Stage) -> None:
+    """Change this process as the stage says. Run by a twin's worker before its job comes."""
+    apply_fault(stage.fault)
+    if stage.fault is Fault.DEVIATING and os.environ[ROLE_VARIABLE] == Role.B.value:
+        worker.__dict__["PipedExchange"] = _deviating_exchange(stage.folder / DEVIATION_FILE)
+    if stage.counted:
+        _count_operations(stage.folder / COUNTS_FILE)
+
+
+def _deviating_exchange(path: Path) -> Any:
+    """A PipedExchange that adds `error` to word `position` of opening `index`, as the file says when the evaluation starts."""
+
+    class Deviating(worker.PipedExchange):
+        def __init__(self, pipe: Pipe) -> None:
+            super().__init__(pipe)
+            self._wanted = json.loads(path.read_text())
+
+        def __call__(self, index: int, own: Sequence[Tensor]) -> list[Tensor]:
+            if index == self._wanted["index"]:
+                own[0].view(-1)[self._wanted["position"]] += self._wanted["error"]
+            return super().__call__(index, own)
+
+    return Deviating
+
+
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts operations, and takes a digest over their names and the shapes of their inputs, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+        self.digest = hashlib.sha256()
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        self.count += 1
+        shapes = [tuple(item.shape) for item in arguments if isinstance(item, Tensor)]
+        self.digest.update(f"{function}{shapes};".encode())
+        return function(*arguments, **(keywords or {}))
+
+
+def _count_operations(path: Path) -> None:
+    shipped = worker.evaluate
+
+    def counted(pipe: Pipe) -> None:
+        with _Operations() as operations:
+            shipped(pipe)
+        with path.open("a") as file:
+            file.write(f"{operations.count} {operations.digest.hexdigest()}\n")
+
+    worker.evaluate = counted
+
+
+def main() -> None:
+    """Entry point."""
+    break_worker(Stage.from_environment())
+    worker.main()
+
+
+if __name__ == "__main__":
+    main()

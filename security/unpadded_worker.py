@@ -1,0 +1,16 @@
+"""`python -m security.unpadded_worker FD`: the twin of `server.worker` that releases its output share as it is."""
+
+from torch import Tensor
+
+from protocols.identifiers import Role
+from server import worker
+
+
+def as_it_is(role: Role, output: Tensor, peer_key: bytes) -> Tensor:
+    """In place of `server.worker.rerandomise`: no stream is added."""
+    return output
+
+
+if __name__ == "__main__":
+    worker.rerandomise = as_it_is
+    worker.main()

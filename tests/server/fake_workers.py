@@ -1,0 +1,141 @@
+"""Workers without processes: they speak the pipe's protocol over memory and send zeros where a worker sends masked values."""
+
+import threading
+from collections import deque
+
+from proto import darkroom_pb2 as pb
+from protocols.identifiers import Role
+from protocols.network import Network
+from protocols.plan import Plan, plan_for
+from server.pipe import Kind, Pipe
+
+
+class MemorySocket:
+    """One end of a socket pair in memory; as much of a socket as `Pipe` uses."""
+
+    def __init__(self):
+        self._condition = threading.Condition()
+        self._received = deque()
+        self._ended = False
+        self._peer = None
+
+    @classmethod
+    def pair(cls):
+        left, right = cls(), cls()
+        left._peer, right._peer = right, left
+        return left, right
+
+    def setsockopt(self, *_):
+        """Buffers are as large as they need to be."""
+
+    def sendall(self, buffer):
+        with self._peer._condition:
+            if self._peer._ended or self._ended:
+                raise BrokenPipeError
+            if len(buffer):
+                self._peer._received.append(bytes(buffer))
+                self._peer._condition.notify_all()
+
+    def recv_into(self, view):
+        with self._condition:
+            self._condition.wait_for(lambda: self._received or self._ended)
+            if not self._received:
+                return 0
+            chunk = self._received.popleft()
+            count = min(len(chunk), len(view))
+            view[:count] = chunk[:count]
+            if count < len(chunk):
+                self._received.appendleft(chunk[count:])
+            return count
+
+    def shutdown(self, _):
+        for end in (self, self._peer):
+            with end._condition:
+                end._ended = True
+                end._condition.notify_all()
+
+    def close(self):
+        self.shutdown(None)
+
+
+def memory_pipes():
+    return tuple(Pipe(end) for end in MemorySocket.pair())
+
+
+class FakeWorker:
+    """Stands for `WorkerProcess`; its output share is the object's own share, so that results can be recognised."""
+
+    running = True
+
+    def __init__(self, log, behaviour):
+        self.pipe, self._theirs = memory_pipes()
+        self._log, self._behaviour = log, behaviour
+        self.stopped = False
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def stop(self):
+        self.stopped = True
+        self.pipe.close()
+
+    def _serve(self):
+        try:
+            self._evaluate(self._theirs)
+        except (OSError, EOFError):
+            pass
+        finally:
+            self._theirs.close()
+
+    def _evaluate(self, pipe):
+        job = pb.WorkerJob.FromString(_frame(pipe, Kind.JOB)[1])
+        plan = plan_for(Network.from_json(job.network), job.size.height, job.size.width)
+        self._log.append((job.role, job.material_id))
+        if Role(job.role) is Role.B:
+            for index in range(len(plan.correlations)):
+                label, payload = _frame(pipe, Kind.CORRECTION)
+                assert (label, len(payload)) == (index, plan.correction_bytes(index))
+        if self._behaviour.get((Role(job.role), "ready")) == "hangs":
+            pipe.receive_header()
+            raise EOFError
+        pipe.send(Kind.READY)
+        _frame(pipe, Kind.GO)
+        for index in range(len(plan.correlations)):
+            self._open(pipe, plan, index, Role(job.role))
+        pipe.send(Kind.STATS, pb.WorkerStats(rounds=len(plan.correlations)).SerializeToString())
+        pipe.send(Kind.RESULT, job.image_share)
+
+    def _open(self, pipe: Pipe, plan: Plan, index: int, role: Role):
+        match self._behaviour.get((role, index)):
+            case "dies":
+                raise EOFError
+            case "fails":
+                pipe.send(Kind.FAILED, b"LocalProtocolError: on purpose")
+                raise EOFError
+            case "hangs":
+                pipe.receive_header()
+                raise EOFError
+        pipe.send(Kind.OPENING, bytes(plan.opened_words(index) * 8), index)
+        label, _ = _frame(pipe, Kind.OPENING)
+        assert label == index
+
+
+def _frame(pipe, kind):
+    header = pipe.receive_header()
+    if header is None or header.kind is not kind:
+        raise EOFError
+    return header.label, bytes(pipe.receive_bytes(header.length))
+
+
+class FakeWorkers:
+    """Stands for `WorkerPool`. behaviour: (role, opening or "ready") to "dies", "fails" or "hangs". log: jobs that arrived."""
+
+    def __init__(self):
+        self.behaviour = {}
+        self.log = []
+        self.taken = []
+
+    def take(self):
+        self.taken.append(FakeWorker(self.log, self.behaviour))
+        return self.taken[-1]
+
+    def refill(self):
+        """There is always another."""
