@@ -5,17 +5,15 @@ channel is closed, the worker is killed, and the material is never named again.
 """
 
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final
 
 from proto import darkroom_pb2 as pb
-from proto.transport import CHUNK_BYTES
 from protocols.errors import (
     BadInputError,
     DarkroomError,
-    LocalProtocolError,
     MaterialReusedError,
     NotFoundError,
     PeerUnavailableError,
@@ -29,7 +27,8 @@ from server.dealer_client import Boots, DealerClient
 from server.models import MaskedModel, ModelRegistry, PushedModel, WeightMasking
 from server.order import OrderTerms, check_accept, check_order, make_order, order_digest, shared_key
 from server.peer_channel import PeerChannel
-from server.pipe import Kind, Pipe
+from server.pipe import Kind
+from server.relays import expect, receive_opening, relay_corrections, relay_openings, send_opening
 from server.worker_pool import WorkerPool, WorkerProcess
 
 MAX_MATERIAL_BYTES: Final = 6 << 30  # corrections that a worker of B holds; a larger image needs tiles
@@ -116,9 +115,9 @@ class Evaluator:
         seed = self._dealer.claim_push(push, model.network, boots)
         masking = WeightMasking(model, push, boots, seed)
         own = memoryview(masking.opening())
-        sender = threading.Thread(target=_send_opening, args=(channel, own), daemon=True)
+        sender = threading.Thread(target=send_opening, args=(channel, own), daemon=True)
         sender.start()
-        received = _receive_opening(channel, label=0, total=len(own))
+        received = receive_opening(channel, label=0, total=len(own))
         sender.join()
         masked = masking.accept(received)
         self._models.register(model.name, masked)
@@ -240,14 +239,14 @@ class Evaluator:
             )
             worker.pipe.send(Kind.JOB, job.SerializeToString())
             corrections = range(len(plan.correlations)) if self.role is Role.B else ()
-            _relay_corrections(batch.corrections, worker.pipe, [plan.correction_bytes(index) for index in corrections])
-            _expect(worker.pipe, Kind.READY)
+            relay_corrections(batch.corrections, worker.pipe, [plan.correction_bytes(index) for index in corrections])
+            expect(worker.pipe, Kind.READY)
             channel.send(pb.PeerMessage(ready=pb.PeerReady()))
             channel.expect("ready")
             offline_seconds = monotonic() - started
             yield "evaluating"
             worker.pipe.send(Kind.GO)
-            stats, share = _relay_openings(worker.pipe, channel, plan)
+            stats, share = relay_openings(worker.pipe, channel, plan)
         except OSError as error:  # the pipe: broken, or closed under us
             raise PeerUnavailableError(f"the evaluation at server {self.role.value} was stopped") from error
         finally:
@@ -295,112 +294,3 @@ class Abort:
                 self._channel.abort()
             if self._worker is not None:
                 self._worker.pipe.interrupt()
-
-
-def _relay_corrections(corrections: Iterator[pb.Correction], pipe: Pipe, due: Sequence[int]) -> None:
-    """Dealer to worker, piece by piece. due: bytes of each correction in plan order; nothing at A.
-
-    Raises RemoteProtocolError where the dealer does not send exactly that: the worker would wait for the rest for ever.
-    """
-    label, offset, total = -1, 0, 0
-    for piece in corrections:
-        if offset == total:
-            label, offset, total = label + 1, 0, due[label + 1] if label + 1 < len(due) else 0
-        if (piece.label, piece.offset, piece.total_bytes) != (label, offset, total):
-            raise RemoteProtocolError(
-                f"the dealer sent bytes {piece.offset}.. of {piece.total_bytes} of correction {piece.label}, "
-                f"where bytes {offset}.. of {total} of correction {label} were due"
-            )
-        if not piece.chunk or offset + len(piece.chunk) > total:
-            raise RemoteProtocolError(f"correction {label} of the dealer has a piece of {len(piece.chunk)} bytes")
-        if offset == 0:
-            pipe.send_header(Kind.CORRECTION, label, total)
-        pipe.send_bytes(piece.chunk)
-        offset += len(piece.chunk)
-    if (label + 1, offset) != (len(due), total):
-        raise RemoteProtocolError(f"the dealer's corrections ended at byte {offset} of number {label}; {len(due)} were due")
-
-
-def _expect(pipe: Pipe, kind: Kind) -> bytes:
-    header = pipe.receive_header()
-    if header is None:
-        raise PeerUnavailableError("the worker process ended: out of memory? its last lines are in this server's log")
-    payload = bytes(pipe.receive_bytes(header.length))
-    if header.kind is Kind.FAILED:
-        raise RemoteProtocolError(f"the evaluation failed: {payload.decode()}")
-    if header.kind is not kind:
-        raise LocalProtocolError(f"the worker sent {header.kind.name} where {kind.name} was due")
-    return payload
-
-
-def _relay_openings(pipe: Pipe, channel: PeerChannel, plan: Plan) -> tuple[pb.WorkerStats, bytes]:
-    """Worker to peer in this thread, peer to worker in another, until the worker has its result."""
-    failures: list[DarkroomError] = []
-
-    def inbound() -> None:
-        try:
-            for label in range(len(plan.correlations)):
-                for offset, total, chunk in _opening_chunks(channel, label, plan.opened_words(label) * 8):
-                    if offset == 0:
-                        pipe.send_header(Kind.OPENING, label, total)
-                    pipe.send_bytes(chunk)
-        except DarkroomError as error:
-            failures.append(error)
-            pipe.interrupt()
-        except OSError:
-            pipe.interrupt()  # the worker has ended; the other thread says why
-
-    receiver = threading.Thread(target=inbound, daemon=True)
-    receiver.start()
-    try:
-        while True:
-            header = pipe.receive_header()
-            if header is None or header.kind is not Kind.OPENING:
-                break
-            offset = 0
-            for chunk in pipe.relay(header.length):
-                opening = pb.Opening(label=header.label, offset=offset, total_bytes=header.length, chunk=chunk)
-                channel.send(pb.PeerMessage(opening=opening))
-                offset += len(chunk)
-        if header is None:
-            raise PeerUnavailableError("the worker process ended in the middle of an evaluation")
-        payload = bytes(pipe.receive_bytes(header.length))
-        if header.kind is Kind.FAILED:
-            raise RemoteProtocolError(f"the evaluation failed: {payload.decode()}")
-        stats = pb.WorkerStats.FromString(payload)
-        share = _expect(pipe, Kind.RESULT)
-    except (DarkroomError, OSError) as error:
-        if failures:
-            raise failures[0] from error  # the link broke first, then the worker
-        raise
-    receiver.join()
-    return stats, share
-
-
-def _opening_chunks(channel: PeerChannel, label: int, total: int) -> Iterator[tuple[int, int, bytes]]:
-    """The peer's opening `label`, piece by piece. Raises RemoteProtocolError where it is not just that."""
-    offset = 0
-    while offset < total:
-        opening = channel.expect("opening").opening
-        if (opening.label, opening.offset, opening.total_bytes) != (label, offset, total):
-            raise RemoteProtocolError(
-                f"the peer sent bytes {opening.offset}.. of {opening.total_bytes} of opening {opening.label}, "
-                f"where bytes {offset}.. of {total} of opening {label} were due"
-            )
-        if not opening.chunk or offset + len(opening.chunk) > total:
-            raise RemoteProtocolError(f"opening {label} of the peer has a piece of {len(opening.chunk)} bytes")
-        yield offset, total, opening.chunk
-        offset += len(opening.chunk)
-
-
-def _send_opening(channel: PeerChannel, buffer: memoryview) -> None:
-    try:
-        for offset in range(0, len(buffer), CHUNK_BYTES):
-            chunk = bytes(buffer[offset : offset + CHUNK_BYTES])
-            channel.send(pb.PeerMessage(opening=pb.Opening(label=0, offset=offset, total_bytes=len(buffer), chunk=chunk)))
-    except PeerUnavailableError:
-        channel.close()  # the receiving side of this session reports it
-
-
-def _receive_opening(channel: PeerChannel, *, label: int, total: int) -> bytes:
-    return b"".join(chunk for _, _, chunk in _opening_chunks(channel, label, total))

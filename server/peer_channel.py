@@ -129,6 +129,13 @@ class MeetingPoint:
         with self._condition:
             self._arrived.pop(session, None)
 
+    def expire(self, session: SessionId) -> None:
+        """Send B's stream away if nobody has asked for it: the edge called B alone."""
+        with self._condition:
+            channel = self._arrived.pop(session, None)
+        if channel is not None:
+            channel.close()
+
     def take(self, session: SessionId, seconds: float) -> PeerChannel:
         """Wait for B's stream. Raises PeerUnavailableError."""
         with self._condition:

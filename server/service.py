@@ -41,6 +41,7 @@ MAX_PIXELS: Final = 1 << 26  # 0.5 GiB of share; larger images are not radiograp
 CALL_LIMITS: Final = {"client": 8, "edge": 8, "model-owner": 2}
 REMEMBERED_SESSIONS: Final = 1 << 16  # a repeated id is an edge's mistake; what must never repeat is the material
 SESSION_SECONDS: Final = 1800.0
+UNCLAIMED_SECONDS: Final = 60.0  # the edge calls both servers at once; a stream that A never asks for is sent away
 UPLOAD_SECONDS: Final = 300.0  # A has its seed at once; B joins when its words have arrived
 ENGINE: Final = "crypten"
 
@@ -242,9 +243,13 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
             channel.attach(messages, cancel=context.cancel)
             context.add_callback(channel.close)
             self._meeting.arrive(session, channel)
+        patience = threading.Timer(UNCLAIMED_SECONDS, self._meeting.expire, (session,))
+        patience.daemon = True
+        patience.start()
         try:
             yield from channel.outgoing()
         finally:
+            patience.cancel()
             self._meeting.leave(session)
 
     def _dial(self, session_id: str) -> PeerChannel:

@@ -28,14 +28,11 @@ from server.evaluation import (
     Abort,
     EvaluationRequest,
     Evaluator,
-    _expect,
-    _opening_chunks,
-    _relay_corrections,
-    _relay_openings,
 )
 from server.models import ModelRegistry
 from server.peer_channel import PeerChannel
 from server.pipe import Kind
+from server.relays import expect, opening_chunks, relay_corrections, relay_openings
 from server.share_store import ShareStore
 from tests.server.fake_workers import FakeWorkers, memory_pipes
 from tests.server.test_models import upload
@@ -62,7 +59,7 @@ def piece(offset, chunk, *, total=24, label=3):
 
 
 def read(channel):
-    return b"".join(chunk for _, _, chunk in _opening_chunks(channel, 3, 24))
+    return b"".join(chunk for _, _, chunk in opening_chunks(channel, 3, 24))
 
 
 @pytest.mark.parametrize("cuts", [[24], [8, 16], [1, 22, 1]])
@@ -112,7 +109,7 @@ def correction(label, offset, chunk, total=16):
 
 def relayed(corrections, due=(16, 8)):
     ours, theirs = memory_pipes()
-    _relay_corrections(iter(corrections), ours, due)
+    relay_corrections(iter(corrections), ours, due)
     ours.close()
     frames = []
     while (header := theirs.receive_header()) is not None:
@@ -162,7 +159,7 @@ def test_server_a_is_dealt_no_corrections():
 
 @dataclass
 class Relay:
-    """`_relay_openings` in a thread; the test plays the worker and the peer."""
+    """`relay_openings` in a thread; the test plays the worker and the peer."""
 
     def __post_init__(self):
         ours, self.worker = memory_pipes()
@@ -174,7 +171,7 @@ class Relay:
 
     def _run(self, pipe, channel):
         try:
-            self.outcome.append(_relay_openings(pipe, channel, PLAN))
+            self.outcome.append(relay_openings(pipe, channel, PLAN))
         except Exception as error:
             self.outcome.append(error)
 
@@ -237,10 +234,10 @@ def test_a_frame_that_is_not_due():
     ours, theirs = memory_pipes()
     theirs.send(Kind.GO)
     with pytest.raises(LocalProtocolError, match="the worker sent GO where READY was due"):
-        _expect(ours, Kind.READY)
+        expect(ours, Kind.READY)
     theirs.close()
     with pytest.raises(PeerUnavailableError, match="the worker process ended"):
-        _expect(ours, Kind.READY)
+        expect(ours, Kind.READY)
 
 
 # --- whole sessions ---

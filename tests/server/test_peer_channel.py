@@ -203,3 +203,22 @@ def test_waiting_streams_are_bounded(monkeypatch):
         meeting.arrive(OTHER, PeerChannel(Role.B))
     meeting.take(SESSION, 0)
     meeting.arrive(OTHER, PeerChannel(Role.B))
+
+
+def test_a_stream_that_nobody_asks_for_is_sent_away():
+    meeting, (ours, theirs) = MeetingPoint(), joined()
+    meeting.arrive(SESSION, ours)
+    meeting.expire(SESSION)
+    with pytest.raises(PeerUnavailableError):
+        theirs.receive()
+    with pytest.raises(PeerUnavailableError, match="did not join"):
+        meeting.take(SESSION, 0)
+
+
+def test_a_stream_that_was_asked_for_stays():
+    meeting, (ours, theirs) = MeetingPoint(), joined()
+    meeting.arrive(SESSION, ours)
+    assert meeting.take(SESSION, 0) is ours
+    meeting.expire(SESSION)
+    ours.send(opening(1))
+    assert theirs.receive().opening.label == 1

@@ -1,0 +1,127 @@
+"""Passing on: the dealer's corrections to the worker, openings between worker and peer, in pieces as they come.
+
+What is passed on is checked against the plan (label, offset, size), so that neither dealer nor peer can make a worker wait for
+what never comes. Run by both servers.
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+
+from proto import darkroom_pb2 as pb
+from proto.transport import CHUNK_BYTES
+from protocols.errors import DarkroomError, LocalProtocolError, PeerUnavailableError, RemoteProtocolError
+from protocols.plan import Plan
+from server.peer_channel import PeerChannel
+from server.pipe import Kind, Pipe
+
+
+def relay_corrections(corrections: Iterator[pb.Correction], pipe: Pipe, due: Sequence[int]) -> None:
+    """Dealer to worker, piece by piece. due: bytes of each correction in plan order; nothing at A.
+
+    Raises RemoteProtocolError where the dealer does not send exactly that: the worker would wait for the rest for ever.
+    """
+    label, offset, total = -1, 0, 0
+    for piece in corrections:
+        if offset == total:
+            label, offset, total = label + 1, 0, due[label + 1] if label + 1 < len(due) else 0
+        if (piece.label, piece.offset, piece.total_bytes) != (label, offset, total):
+            raise RemoteProtocolError(
+                f"the dealer sent bytes {piece.offset}.. of {piece.total_bytes} of correction {piece.label}, "
+                f"where bytes {offset}.. of {total} of correction {label} were due"
+            )
+        if not piece.chunk or offset + len(piece.chunk) > total:
+            raise RemoteProtocolError(f"correction {label} of the dealer has a piece of {len(piece.chunk)} bytes")
+        if offset == 0:
+            pipe.send_header(Kind.CORRECTION, label, total)
+        pipe.send_bytes(piece.chunk)
+        offset += len(piece.chunk)
+    if (label + 1, offset) != (len(due), total):
+        raise RemoteProtocolError(f"the dealer's corrections ended at byte {offset} of number {label}; {len(due)} were due")
+
+
+def expect(pipe: Pipe, kind: Kind) -> bytes:
+    """The worker's next frame, which must be of this kind. Raises PeerUnavailableError, RemoteProtocolError."""
+    header = pipe.receive_header()
+    if header is None:
+        raise PeerUnavailableError("the worker process ended: out of memory? its last lines are in this server's log")
+    payload = bytes(pipe.receive_bytes(header.length))
+    if header.kind is Kind.FAILED:
+        raise RemoteProtocolError(f"the evaluation failed: {payload.decode()}")
+    if header.kind is not kind:
+        raise LocalProtocolError(f"the worker sent {header.kind.name} where {kind.name} was due")
+    return payload
+
+
+def relay_openings(pipe: Pipe, channel: PeerChannel, plan: Plan) -> tuple[pb.WorkerStats, bytes]:
+    """Worker to peer in this thread, peer to worker in another, until the worker has its result."""
+    failures: list[DarkroomError] = []
+
+    def inbound() -> None:
+        try:
+            for label in range(len(plan.correlations)):
+                for offset, total, chunk in opening_chunks(channel, label, plan.opened_words(label) * 8):
+                    if offset == 0:
+                        pipe.send_header(Kind.OPENING, label, total)
+                    pipe.send_bytes(chunk)
+        except DarkroomError as error:
+            failures.append(error)
+            pipe.interrupt()
+        except OSError:
+            pipe.interrupt()  # the worker has ended; the other thread says why
+
+    receiver = threading.Thread(target=inbound, daemon=True)
+    receiver.start()
+    try:
+        while True:
+            header = pipe.receive_header()
+            if header is None or header.kind is not Kind.OPENING:
+                break
+            offset = 0
+            for chunk in pipe.relay(header.length):
+                opening = pb.Opening(label=header.label, offset=offset, total_bytes=header.length, chunk=chunk)
+                channel.send(pb.PeerMessage(opening=opening))
+                offset += len(chunk)
+        if header is None:
+            raise PeerUnavailableError("the worker process ended in the middle of an evaluation")
+        payload = bytes(pipe.receive_bytes(header.length))
+        if header.kind is Kind.FAILED:
+            raise RemoteProtocolError(f"the evaluation failed: {payload.decode()}")
+        stats = pb.WorkerStats.FromString(payload)
+        share = expect(pipe, Kind.RESULT)
+    except (DarkroomError, OSError) as error:
+        if failures:
+            raise failures[0] from error  # the link broke first, then the worker
+        raise
+    receiver.join()
+    return stats, share
+
+
+def opening_chunks(channel: PeerChannel, label: int, total: int) -> Iterator[tuple[int, int, bytes]]:
+    """The peer's opening `label`, piece by piece. Raises RemoteProtocolError where it is not just that."""
+    offset = 0
+    while offset < total:
+        opening = channel.expect("opening").opening
+        if (opening.label, opening.offset, opening.total_bytes) != (label, offset, total):
+            raise RemoteProtocolError(
+                f"the peer sent bytes {opening.offset}.. of {opening.total_bytes} of opening {opening.label}, "
+                f"where bytes {offset}.. of {total} of opening {label} were due"
+            )
+        if not opening.chunk or offset + len(opening.chunk) > total:
+            raise RemoteProtocolError(f"opening {label} of the peer has a piece of {len(opening.chunk)} bytes")
+        yield offset, total, opening.chunk
+        offset += len(opening.chunk)
+
+
+def send_opening(channel: PeerChannel, buffer: memoryview) -> None:
+    """Send one opening with label 0 (weight masking)."""
+    try:
+        for offset in range(0, len(buffer), CHUNK_BYTES):
+            chunk = bytes(buffer[offset : offset + CHUNK_BYTES])
+            channel.send(pb.PeerMessage(opening=pb.Opening(label=0, offset=offset, total_bytes=len(buffer), chunk=chunk)))
+    except PeerUnavailableError:
+        channel.close()  # the receiving side of this session reports it
+
+
+def receive_opening(channel: PeerChannel, *, label: int, total: int) -> bytes:
+    """The peer's opening as a whole. Raises RemoteProtocolError, PeerUnavailableError."""
+    return b"".join(chunk for _, _, chunk in opening_chunks(channel, label, total))
