@@ -20,12 +20,12 @@ from torch import Tensor
 
 from protocols.errors import BadInputError, DarkroomError
 from protocols.float_evaluation import evaluate_float
-from protocols.network import Network
+from protocols.network import Conv, Network
 from training.architecture import initial_weights, on_grid
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.hostile import Nursery, pressure
 from training.images import Patches, Series, draw_patches
-from training.probe import probes
+from training.probe import SIDE, Probe, probe_of
 from training.quality import measure_quality
 from training.settings import FitSettings, Settings
 
@@ -72,8 +72,7 @@ class Fitting:
     def __init__(self, settings: Settings, training: list[Series], validation: list[Series], folder: Path, log: Log) -> None:
         self.settings = settings
         self.network = settings.build_network()
-        # convolutions are linear in gates and sums, so these stand for all; nearly all are in the half-resolution probe
-        self._probe = max(probes(self.network, ("gate", "add")), key=lambda probe: len(probe.names))
+        self._probe = _pressed(self.network)
         chosen = settings.pressure
         self._nursery = Nursery(chosen.batch, chosen.side, settings.patches.sigma_max, settings.fit.seed)
         self._training = training
@@ -135,12 +134,12 @@ class Fitting:
             group["lr"] = rate
         patches = draw_patches(self._training, self.settings.patches, seed=settings.seed, step=state.step)
         loss = loss_of(self.network, self._weights, patches)
-        images, sigma = self._nursery.offer(state.step)
-        press = pressure(self._probe, self._weights, images, sigma, self.settings.pressure.limit)
+        offer = self._nursery.offer(state.step, len(self._probe.names))
+        press = pressure(self._probe, self._weights, offer, self.settings.pressure.limit)
         self._optimiser.zero_grad(set_to_none=True)
         (loss + self.settings.pressure.strength * press).backward()  # type: ignore[no-untyped-call]
         norm = float(torch.nn.utils.clip_grad_norm_(list(self._weights.values()), settings.clip_norm))
-        self._nursery.climb()
+        self._nursery.climb(state.step)
         value = loss.item()
         state.step += 1
         if not (math.isfinite(value) and math.isfinite(norm)) or value > settings.explosion_factor * state.usual_loss:
@@ -221,6 +220,15 @@ class Fitting:
         )
         self._log({"event": "restored", "step": now.step, "from_step": found.step, "rate_scale": self.state.rate_scale})
         self._save()
+
+
+def _pressed(network: Network) -> Probe:
+    """The wires that pressure acts on: gates, sums and the correction. The other convolutions are linear in these."""
+    last = next(layer for layer in reversed(network.layers) if isinstance(layer, Conv))
+    shapes = network.wire_shapes(SIDE, SIDE)
+    plane = shapes[last.out][1:]
+    names = [layer.out for layer in network.layers if layer.op in ("gate", "add") and shapes[layer.out][1:] == plane]
+    return probe_of(network, [*names, last.out])
 
 
 def _fingerprint(settings: Settings, training: list[Series]) -> str:

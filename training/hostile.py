@@ -4,11 +4,12 @@ Products of products grow without limit on inputs that training never showed: a 
 reached 1e13 on these. So training presses on the wires that they make large, and `training.bounds` measures what is left.
 """
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
@@ -17,8 +18,8 @@ from protocols.fixed_point import IMAGE_HIGH, IMAGE_LOW
 from training.probe import Probe
 
 PATTERNS: Final = ("constant", "checkerboard", "stripes", "step", "salt_and_pepper", "uniform_noise", "blobs")
-RENEWAL: Final = 1 / 32  # chance of an image to be replaced, per step: it climbs for 32 steps on average
-STRIDE: Final = 0.2  # 15 strides cross [-1, 2]
+LIFETIME: Final = 32  # steps that an image climbs
+STRIDE: Final = 0.3  # of the first step, falling to zero; 10 strides cross [-1, 2]
 LEAK: Final = 0.01
 PEAK_FLOOR: Final = 1e-3  # keeps the logarithm finite
 
@@ -32,8 +33,17 @@ def hostile_plane(side: int, rng: np.random.Generator) -> NDArray[np.float32]:
     return pattern_plane(pattern, side, float(first), float(second), rng)
 
 
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """Hostile images, the noise level and the index of the wire that each is meant to make large."""
+
+    images: Float[Tensor, "n 1 h w"]
+    sigma: Float[Tensor, " n"]
+    targets: Int64[Tensor, " n"]
+
+
 class Nursery:
-    """A few hostile images that climb: each step moves them to where they make the wires larger, or replaces them.
+    """A few hostile images that climb: each makes one wire larger, step by step, until it is replaced.
 
     The gradient comes with that of the weights, at no further cost ("free" adversarial training, Shafahi et al., NeurIPS
     2019). The images are state of the run; every choice is a function of (seed, step).
@@ -42,35 +52,48 @@ class Nursery:
     def __init__(self, batch: int, side: int, sigma_max: float, seed: int) -> None:
         self._sigma_max = sigma_max
         self._seed = seed
-        rng = np.random.default_rng((seed, 1))
-        self.images = torch.from_numpy(np.stack([hostile_plane(side, rng) for _ in range(batch)])[:, None])
+        self.images = torch.zeros(batch, 1, side, side)
 
-    def offer(self, step: int) -> tuple[Tensor, Float[Tensor, " n"]]:
-        """The images of a step, ready for a gradient, and their noise levels."""
-        rng = np.random.default_rng((self._seed, step, 1))
-        count, _, side, _ = self.images.shape
-        for index in np.flatnonzero(rng.random(count) < RENEWAL):
-            self.images[index, 0] = torch.from_numpy(hostile_plane(side, rng))
-        sigma = torch.from_numpy(rng.uniform(0.0, self._sigma_max / 255.0, count).astype(np.float32))
-        return self.images.requires_grad_(), sigma
+    def offer(self, step: int, wires: int) -> Offer:
+        """The images of a step, ready for a gradient. wires: how many there are to choose targets from."""
+        levels, targets = [], []
+        self.images = self.images.detach()
+        for index in range(self.images.shape[0]):
+            life, age = self._life(step, index)
+            rng = np.random.default_rng((self._seed, 1, life, index))
+            levels.append(rng.choice([0.0, 1.0, rng.random()]) * self._sigma_max / 255.0)
+            targets.append(int(rng.integers(wires)))
+            if age == 0 or step == 0:
+                self.images[index, 0] = torch.from_numpy(hostile_plane(self.images.shape[-1], rng))
+        sigma = torch.tensor(levels, dtype=torch.float32)
+        return Offer(self.images.requires_grad_(), sigma, torch.tensor(targets))
 
-    def climb(self) -> None:
-        """Follow the sign of the gradient that the backward pass left."""
+    def climb(self, step: int) -> None:
+        """Follow the sign of the gradient that the backward pass left, in strides that shrink with age."""
         slope = self.images.grad
         moved = self.images.detach()
         if slope is not None:
-            moved = (moved + STRIDE * torch.nan_to_num(slope).sign()).clamp(IMAGE_LOW, IMAGE_HIGH)
+            ages = torch.tensor([self._life(step, index)[1] for index in range(moved.shape[0])])
+            strides = (STRIDE * (1 - ages / LIFETIME)).view(-1, 1, 1, 1)
+            moved = (moved + strides * torch.nan_to_num(slope).sign()).clamp(IMAGE_LOW, IMAGE_HIGH)
         self.images = moved
 
+    def _life(self, step: int, index: int) -> tuple[int, int]:
+        """Which image stands at this place, and its age in steps; places are renewed in turn."""
+        return divmod(step + index * LIFETIME // self.images.shape[0], LIFETIME)
 
-def pressure(probe: Probe, weights: dict[str, Tensor], images: Tensor, sigma: Tensor, limit: float) -> Tensor:
-    """Mean over images and wires of log(peak/limit); where a peak is within the limit, a small fraction of that.
 
-    The logarithm keeps the gradient usable when a wire is many orders of magnitude too large. The fraction gives images
-    that are still harmless a direction to climb. A peak is over all channels: means over channels hide a single one.
+def pressure(probe: Probe, weights: dict[str, Tensor], offer: Offer, limit: float) -> Tensor:
+    """Mean of log(peak/limit): over images and wires, of the peaks beyond the limit; and over images, of each one's target.
+
+    The logarithm keeps the gradient usable when a wire is many orders of magnitude too large. A target counts within the
+    limit too, by a small fraction: this gives harmless images a direction to climb.
     """
-    peaks = [value.abs().amax(dim=(1, 2, 3)) for value in probe.wires(weights, images, sigma).values()]
-    return functional.leaky_relu(torch.stack(peaks).clamp(min=PEAK_FLOOR).div(limit).log(), LEAK).mean()
+    wires = probe.wires(weights, offer.images, offer.sigma)
+    peaks = torch.stack([value.abs().amax(dim=(1, 2, 3)) for value in wires.values()], dim=1)
+    excess = peaks.clamp(min=PEAK_FLOOR).div(limit).log()
+    aimed = excess.gather(1, offer.targets[:, None])
+    return functional.relu(excess).mean() + functional.leaky_relu(aimed, LEAK).mean()
 
 
 def pattern_plane(pattern: str, side: int, first: float, second: float, rng: np.random.Generator) -> NDArray[np.float32]:

@@ -4,6 +4,7 @@ A probe is the network with its wires concatenated at the end, so that `evaluate
 wires of one plane size share a probe.
 """
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,17 +34,19 @@ class Probe:
         return dict(zip(self.names, torch.split(out, list(self.channels), dim=1), strict=True))
 
 
-def probes(network: Network, ops: tuple[str, ...] = ("conv", "gate", "add")) -> list[Probe]:
+def probes(network: Network, ops: Collection[str] = ("conv", "gate", "add")) -> list[Probe]:
     """One probe for each plane size among the wires that layers of these kinds write."""
     shapes = network.wire_shapes(SIDE, SIDE)
     planes: dict[tuple[int, int], list[str]] = {}
     for layer in network.layers:
         if layer.op in ops:
             planes.setdefault(shapes[layer.out][1:], []).append(layer.out)
-    return [_probe(network, tuple(names), tuple(shapes[name][0] for name in names)) for names in planes.values()]
+    return [probe_of(network, names) for names in planes.values()]
 
 
-def _probe(network: Network, names: tuple[str, ...], channels: tuple[int, ...]) -> Probe:
+def probe_of(network: Network, names: Sequence[str]) -> Probe:
+    """The probe of these wires, which share one plane size."""
+    shapes = network.wire_shapes(SIDE, SIDE)
     written = [layer.out for layer in network.layers]
     layers = list(network.layers[: 1 + max(written.index(name) for name in names)])
     joined = list(names)
@@ -54,4 +57,6 @@ def _probe(network: Network, names: tuple[str, ...], channels: tuple[int, ...]) 
         joined = [layer.out for layer in made] + joined[2 * len(pairs) :]
     if layers[-1].out != joined[0]:
         layers = layers[: 1 + [layer.out for layer in layers].index(joined[0])]
-    return Probe(Network(tuple(layers), network.multiple, network.weight_frac_bits), names, channels)
+    return Probe(
+        Network(tuple(layers), network.multiple, network.weight_frac_bits), tuple(names), tuple(shapes[name][0] for name in names)
+    )

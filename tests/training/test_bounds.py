@@ -1,16 +1,18 @@
 """The bound is the largest wire that any input was seen to make; the probe shows the wires that evaluation computes."""
 
+import math
 from pathlib import Path
 
+import pytest
 import torch
 
 from protocols.float_evaluation import evaluate_float
 from protocols.network import Network
 from training.architecture import GatedShape, gated_network, initial_weights
 from training.bounds import measure_bounds
-from training.hostile import Nursery, pressure
+from training.hostile import LIFETIME, Nursery, Offer, pressure
 from training.images import load_series
-from training.probe import probes
+from training.probe import probe_of, probes
 
 NETWORK = gated_network(GatedShape(channels=4, blocks=2))
 
@@ -40,17 +42,37 @@ def test_the_bound_covers_hostile_inputs(images_folder: Path) -> None:
     assert float(found["block0"].abs().max()) <= 3 * bounds.wires["block0"] + 1e-4
 
 
-def test_climbing_images_make_the_wires_larger_and_stay_in_range() -> None:
-    weights = {name: weight.requires_grad_() for name, weight in initial_weights(NETWORK, 0).items()}
-    (probe,) = (one for one in probes(NETWORK) if "block0" in one.names)
+def test_climbing_images_make_their_wire_larger_and_stay_in_range() -> None:
+    weights = initial_weights(NETWORK, 0)
+    probe = probe_of(NETWORK, ["block1", "block2", "exit.project"])
     nursery = Nursery(batch=2, side=16, sigma_max=55, seed=0)
-    pressures = []
-    for _ in range(12):
-        images, _ = nursery.offer(2)  # a step that renews no image
-        value = pressure(probe, weights, images, torch.zeros(2), limit=0.01)
-        value.backward()  # type: ignore[no-untyped-call]
-        nursery.climb()
-        pressures.append(value.item())
-    assert pressures[-1] > pressures[0]
+    peaks = []
+    for step in range(LIFETIME // 2):  # before the second place is renewed
+        offer = nursery.offer(step, len(probe.names))
+        wires = probe.wires(weights, offer.images, offer.sigma)
+        target = wires[probe.names[int(offer.targets[0])]][0]
+        peaks.append(float(target.detach().abs().max()))
+        pressure(probe, weights, offer, limit=100.0).backward()  # type: ignore[no-untyped-call]
+        nursery.climb(step)
+    assert peaks[-1] > peaks[0]
     assert float(nursery.images.min()) >= -1
     assert float(nursery.images.max()) <= 2
+
+
+def test_a_place_is_renewed_at_the_end_of_its_life() -> None:
+    nursery = Nursery(batch=2, side=16, sigma_max=55, seed=0)
+    first = nursery.offer(LIFETIME // 2 - 1, 3).images.detach().clone()
+    second = nursery.offer(LIFETIME // 2, 3).images.detach().clone()
+    assert torch.equal(first[0], second[0])
+    assert not torch.equal(first[1], second[1])
+    again = Nursery(batch=2, side=16, sigma_max=55, seed=0)
+    assert torch.equal(again.offer(LIFETIME // 2, 3).images[1], second[1])
+
+
+def test_pressure_is_the_logarithm_beyond_the_limit() -> None:
+    weights = initial_weights(NETWORK, 0)
+    probe = probe_of(NETWORK, ["block0"])
+    offer = Offer(torch.full((1, 1, 16, 16), 2.0), torch.zeros(1), torch.tensor([0]))
+    peak = float(probe.wires(weights, offer.images, offer.sigma)["block0"].abs().max())
+    assert float(pressure(probe, weights, offer, limit=peak / 3)) == pytest.approx(2 * math.log(3), rel=1e-4)
+    assert float(pressure(probe, weights, offer, limit=peak * 3)) == pytest.approx(-0.01 * math.log(3), rel=1e-4)
