@@ -20,7 +20,7 @@ from training.checkpoint import load_checkpoint
 from training.export import export_model
 from training.fit import Fitting, Outcome
 from training.images import load_series
-from training.measure import measure_model
+from training.measure import SEED, measure_model
 from training.settings import load_settings
 
 IMAGES: Final = Path("../shared/data")
@@ -119,12 +119,13 @@ def measure(
     model: Annotated[Path, typer.Option("--model", help="Model file.")] = Path("darkroom/models/base.safetensors"),
     images: ImagesOption = IMAGES,
     json_path: Annotated[str | None, typer.Option("--json", metavar="PATH", help="Write JSON; - is stdout.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise, and of the search for large wires.")] = SEED,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
 ) -> None:
     """Print every figure of a model card: quality on validation/*, cost, bounds, conditioning."""
     with _reported():
         torch.set_num_threads(threads)
-        report = measure_model(load_model(model), load_series(images, "validation"))
+        report = measure_model(load_model(model), load_series(images, "validation"), seed=seed)
         text = json.dumps(report.to_json(), indent=1)
         if json_path == "-":
             typer.echo(text)

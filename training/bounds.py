@@ -25,15 +25,22 @@ ASCENT_SIDE: Final = 32  # a receptive field: what is outside cannot reach the p
 ASCENT_STEPS: Final = 40
 ASCENT_STRIDE: Final = 0.3  # of the sign of the gradient, falling to zero; 10 strides cross [-1, 2]
 ASCENT_WIRES: Final = 8  # searched side by side: bounds the memory
+ASCENT_RESTARTS: Final = 3  # from noise and from patterns; escapes are rare, so few searches would miss them all
+ESCAPE: Final = 64.0  # a search that finds more has found a place where products run away
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Largest magnitudes found. wires: of each wire, over everything tried."""
+    """Largest magnitudes found, and how many of the searches by gradient ascent went beyond ESCAPE.
+
+    wires: the largest magnitude of each wire, over everything tried.
+    """
 
     patterns: float
     slices: float
     ascent: float
+    searches: int
+    escapes: int
     wires: dict[str, float] = field(repr=False)
 
     @property
@@ -58,10 +65,12 @@ def measure_bounds(network: Network, weights: dict[str, Tensor], series: Sequenc
     fixed = {name: weight.detach() for name, weight in weights.items()}
     patterns = _maxima(parts, fixed, _patterns(rng))
     slices = _maxima(parts, fixed, _slices(series, rng))
-    ascent = _ascend(parts, fixed, rng)
+    ascent, reached = _ascend(parts, fixed, rng)
     wires = {name: max(found[name] for found in (patterns, slices, ascent)) for name in patterns}
     largest = [max(found.values()) for found in (patterns, slices, ascent)]
-    return Bounds(largest[0], largest[1], largest[2], wires | {IMAGE_WIRE: max(abs(IMAGE_LOW), abs(IMAGE_HIGH))})
+    escapes = sum(value > ESCAPE for value in reached)
+    wires[IMAGE_WIRE] = max(abs(IMAGE_LOW), abs(IMAGE_HIGH))
+    return Bounds(largest[0], largest[1], largest[2], len(reached), escapes, wires)
 
 
 def _patterns(rng: np.random.Generator) -> Iterator[tuple[Tensor, float]]:
@@ -96,33 +105,52 @@ def _maxima(parts: list[Probe], weights: dict[str, Tensor], batches: Iterator[tu
     return found
 
 
-def _ascend(parts: list[Probe], weights: dict[str, Tensor], rng: np.random.Generator) -> dict[str, float]:
-    """Search the image in [-1, 2] that makes each wire largest, for each noise level, from noise and from a pattern."""
+def _ascend(parts: list[Probe], weights: dict[str, Tensor], rng: np.random.Generator) -> tuple[dict[str, float], list[float]]:
+    """Search the image in [-1, 2] that makes each wire largest, for each noise level, from noise and from patterns.
+
+    Gives the largest magnitude of each wire, and the largest on any wire that each single search reached.
+    """
     found: dict[str, float] = {}
+    reached: list[float] = []
     for probe in parts:
         for first in range(0, len(probe.names), ASCENT_WIRES):
             names = probe.names[first : first + ASCENT_WIRES]
             count = len(names) * len(SIGMAS)
-            noise = rng.uniform(IMAGE_LOW, IMAGE_HIGH, (count, 1, ASCENT_SIDE, ASCENT_SIDE)).astype(np.float32)
-            planes = np.stack([hostile_plane(ASCENT_SIDE, rng) for _ in range(count)])[:, None]
-            for start in (noise, planes):
-                for name, peak in _climb(probe, names, weights, torch.from_numpy(start)).items():
-                    found[name] = max(found.get(name, 0.0), peak)
-    return found
+            for _ in range(ASCENT_RESTARTS):
+                noise = rng.uniform(IMAGE_LOW, IMAGE_HIGH, (count, 1, ASCENT_SIDE, ASCENT_SIDE)).astype(np.float32)
+                planes = np.stack([hostile_plane(ASCENT_SIDE, rng) for _ in range(count)])[:, None]
+                for start in (noise, planes):
+                    maxima, tops = _climb(probe, names, weights, torch.from_numpy(start))
+                    found |= {name: max(found.get(name, 0.0), value) for name, value in maxima.items()}
+                    reached += tops
+    return found, reached
 
 
-def _climb(probe: Probe, names: Sequence[str], weights: dict[str, Tensor], images: Tensor) -> dict[str, float]:
-    """Move len(SIGMAS) images for each named wire by the sign of the gradient of that wire's peak."""
+def _climb(
+    probe: Probe, names: Sequence[str], weights: dict[str, Tensor], images: Tensor
+) -> tuple[dict[str, float], list[float]]:
+    """Move len(SIGMAS) images for each named wire by the sign of the gradient of that wire's peak.
+
+    Gives the largest magnitude of every wire on the way, and that of each image on any wire.
+    """
     levels = torch.tensor(SIGMAS).div(255).repeat(len(names))
-    found = dict.fromkeys(names, 0.0)
+    maxima = dict.fromkeys(probe.names, 0.0)
+    tops = torch.zeros(images.shape[0])
     for step in range(ASCENT_STEPS):
         images = images.detach().requires_grad_()
         wires = probe.wires(weights, images, levels)
-        own = {name: slice(index * len(SIGMAS), (index + 1) * len(SIGMAS)) for index, name in enumerate(names)}
-        peaks = {name: wires[name][own[name]].abs().amax(dim=(1, 2, 3)) for name in names}
-        for name, peak in peaks.items():
-            found[name] = max(found[name], float(peak.detach().max()))
-        (slope,) = torch.autograd.grad(torch.cat(list(peaks.values())).sum(), images)
+        for name, value in wires.items():
+            peaks = value.detach().abs().amax(dim=(1, 2, 3))
+            tops = torch.maximum(tops, peaks)
+            maxima[name] = max(maxima[name], float(peaks.max()))
+        own = torch.cat([part.abs().amax(dim=(1, 2, 3)) for part in _own(wires, names)])
+        (slope,) = torch.autograd.grad(own.sum(), images)
         stride = ASCENT_STRIDE * (1 - step / ASCENT_STEPS)
         images = (images.detach() + stride * slope.sign()).clamp(IMAGE_LOW, IMAGE_HIGH)
-    return found
+    return maxima, tops.tolist()
+
+
+def _own(wires: dict[str, Tensor], names: Sequence[str]) -> Iterator[Tensor]:
+    """Of each named wire, the images that climb on it."""
+    for index, name in enumerate(names):
+        yield wires[name][index * len(SIGMAS) : (index + 1) * len(SIGMAS)]

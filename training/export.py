@@ -17,10 +17,17 @@ BOUND_SEED: Final = 7
 def export_model(path: Path, network: Network, checkpoint: Checkpoint, series: Sequence[Series]) -> float:
     """Write the best weights (before the first validation: the averaged ones) and give the bound measured for them."""
     weights = on_grid(network, checkpoint.best or checkpoint.average)
-    bound = measure_bounds(network, weights, series, seed=BOUND_SEED).bound
+    bounds = measure_bounds(network, weights, series, seed=BOUND_SEED)
+    notes = {
+        "bound_patterns": f"{bounds.patterns:.3f}",
+        "bound_slices": f"{bounds.slices:.3f}",
+        "bound_ascent": f"{bounds.ascent:.3f}",
+        "steps": str(checkpoint.step),
+        "psnr_out_db": f"{checkpoint.best_psnr_db:.3f}",
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_model(partial, network, weights, bound=bound, steps=str(checkpoint.step), psnr_out_db=f"{checkpoint.best_psnr_db:.3f}")
+    save_model(partial, network, weights, bound=bounds.bound, **notes)
     partial.chmod(0o644)  # safetensors writes it for its owner alone; a model that is shipped is public
     partial.replace(path)
-    return bound
+    return bounds.bound

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from client.model_file import Model
-from training.bounds import Bounds, measure_bounds
+from training.bounds import ESCAPE, Bounds, measure_bounds
 from training.conditioning import Conditioning, measure_conditioning
 from training.cost import Cost, network_cost
 from training.images import Series
@@ -55,7 +55,8 @@ class Report:
             "",
             f"Wrong noise level (true {TRUE_SIGMA:g}): {wrong}.",
             f"Largest wire: {self.bounds.patterns:.2f} over hostile patterns, {self.bounds.slices:.2f} over noisy slices, "
-            f"{self.bounds.ascent:.2f} by gradient ascent; the file states {self.stated_bound:.2f}. By kind: {kinds}.",
+            f"{self.bounds.ascent:.2f} by gradient ascent ({self.bounds.escapes} of {self.bounds.searches} searches went beyond "
+            f"{ESCAPE:g}); the file states {self.stated_bound:.2f}. By kind: {kinds}.",
             f"Conditioning: an error e on all channels of a layer moves an output pixel by at most "
             f"{self.conditioning.one_layer:.2f} e, in all layers at once by {self.conditioning.all_layers:.2f} e. "
             f"Fixed point (oracle) differs from floating point by at most {self.conditioning.fixed_point:.1e}.",
@@ -69,20 +70,20 @@ def _row(name: str, one: Quality) -> str:
     return f"| {name} | {one.sigma:g} | {one.slices} | {psnr} | {one.ssim_in:.3f} | {one.ssim_out:.3f} |"
 
 
-def measure_model(model: Model, series: Sequence[Series]) -> Report:
-    """Quality, cost, bounds and conditioning of a model as it lies in its file."""
+def measure_model(model: Model, series: Sequence[Series], *, seed: int = SEED) -> Report:
+    """Quality, cost, bounds and conditioning of a model as it lies in its file. seed: of noise and searches."""
     groups = {one.name: [one] for one in series} | {"all": list(series)}
     quality = {
-        name: [measure_quality(model.network, model.weights, group, sigma, slices=SLICES, seed=SEED) for sigma in SIGMAS]
+        name: [measure_quality(model.network, model.weights, group, sigma, slices=SLICES, seed=seed) for sigma in SIGMAS]
         for name, group in groups.items()
     }
     wrong_sigma = {
         stated: measure_quality(
-            model.network, model.weights, series, TRUE_SIGMA, slices=SLICES, seed=SEED, stated=stated, ssim=False
+            model.network, model.weights, series, TRUE_SIGMA, slices=SLICES, seed=seed, stated=stated, ssim=False
         )
         for stated in STATED_SIGMAS
     }
-    bounds = measure_bounds(model.network, model.weights, series, seed=SEED)
+    bounds = measure_bounds(model.network, model.weights, series, seed=seed)
     return Report(
         name=model.name,
         cost=network_cost(model.network),
@@ -90,6 +91,6 @@ def measure_model(model: Model, series: Sequence[Series]) -> Report:
         wrong_sigma=wrong_sigma,
         bounds=bounds,
         kinds=bounds.of_kind(model.network),
-        conditioning=measure_conditioning(model.network, model.weights, series, seed=SEED),
+        conditioning=measure_conditioning(model.network, model.weights, series, seed=seed),
         stated_bound=model.bound,
     )

@@ -8,6 +8,7 @@ import torch
 
 from protocols.float_evaluation import evaluate_float
 from protocols.network import Network
+from training import bounds as bounds_module
 from training.architecture import GatedShape, gated_network, initial_weights
 from training.bounds import measure_bounds
 from training.hostile import LIFETIME, Nursery, Offer, pressure
@@ -31,10 +32,12 @@ def test_a_probe_shows_every_wire() -> None:
             assert torch.equal(found[layer.out], evaluate_float(cut, weights, images, sigma)), layer.out
 
 
-def test_the_bound_covers_hostile_inputs(images_folder: Path) -> None:
+def test_the_bound_covers_hostile_inputs(images_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds_module, "ASCENT_RESTARTS", 1)
     weights = initial_weights(NETWORK, 0)
     bounds = measure_bounds(NETWORK, weights, load_series(images_folder, "validation"), seed=0)
     assert bounds.bound == max(2.0, bounds.patterns, bounds.slices, bounds.ascent)
+    assert bounds.searches == len(bounds.wires.keys() - {"image"}) * 2 * 3  # noise and pattern, three noise levels
     assert max(bounds.of_kind(NETWORK).values()) <= bounds.bound
 
     larger = {name: weight * (3 if name == "block0.weight" else 1) for name, weight in weights.items()}

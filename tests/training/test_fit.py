@@ -175,6 +175,7 @@ def test_the_exported_file_loads(
     series: tuple[list[Series], list[Series]], tmp_path: Path, events: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bounds, "ASCENT_STEPS", 2)  # seconds, not a search
+    monkeypatch.setattr(bounds, "ASCENT_RESTARTS", 1)
     outcome = run(series, tmp_path / "run", events)
 
     bound = export_model(tmp_path / "small.safetensors", outcome.network, outcome.checkpoint, series[1])

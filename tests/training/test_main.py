@@ -42,6 +42,7 @@ def test_train_export_and_measure(
     tmp_path: Path, images_folder: Path, options: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bounds, "ASCENT_STEPS", 2)  # seconds, not a search
+    monkeypatch.setattr(bounds, "ASCENT_RESTARTS", 1)
     runner, model = CliRunner(), tmp_path / "tiny.safetensors"
 
     trained = runner.invoke(app, [*options, "--output", str(model)])
