@@ -1,7 +1,7 @@
 """Extreme images in [-1, 2], the range that a client accepts (DESIGN section 6, Bounds).
 
-Products of products grow without limit on inputs that training never showed: a network trained on ordinary images alone
-reached 1e13 on these. So training presses on the wires that they make large, and `training.bounds` measures what is left.
+Products of products grow without limit on inputs that training never showed: without the pressure below a network reached
+1e13 on them. `training.bounds` measures what is left.
 """
 
 from dataclasses import dataclass
