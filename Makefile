@@ -42,10 +42,10 @@ check: .venv/.dev
 	@$(MAKE) --no-print-directory -j2 --output-sync=target lint unit
 
 unit: .venv/.dev
-	$(BIN)/pytest -q -m "not integration" $(ARGS)
+	$(BIN)/pytest -q -m "not integration and not slow" $(ARGS)
 
 test: check
-	$(BIN)/pytest -q -m integration $(ARGS)
+	$(BIN)/pytest -q -m "integration or slow" $(ARGS)
 
 bench: .venv/.run
 	$(BIN)/python -m bench $(ARGS)

@@ -1,7 +1,9 @@
 """One thread, and property tests that repeat: under CI the same examples every time, elsewhere new ones."""
 
 import os
+from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
@@ -10,3 +12,10 @@ torch.set_num_threads(1)
 settings.register_profile("fresh", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("repeatable", settings.get_profile("fresh"), derandomize=True, print_blob=True)
 settings.load_profile("repeatable" if os.environ.get("CI") else "fresh")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What only runs from a clone (training, security) is left to `make test`: `make check` stays under a minute."""
+    for item in items:
+        if item.path.relative_to(Path(__file__).parent).parts[0] in ("training", "security"):
+            item.add_marker(pytest.mark.slow)
