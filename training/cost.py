@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 
 from protocols.network import Conv, Gate, Linear, Network, Product, Relu
+from protocols.plan import plan_for
+from protocols.ring import WORD_BYTES
 
 
 @dataclass(frozen=True)
@@ -17,29 +19,23 @@ class Cost:
 
 
 def network_cost(network: Network, height: int = 512, width: int = 512) -> Cost:
-    """Count each wire that a convolution, a gate or a product reads once; both halves of a gate's input are opened.
+    """Wires and rounds are those of the dealing plan, comparisons of a ReLU included.
 
-    macs: multiplications of convolutions, and one for each gate output. rounds: wires that are opened one after the
-    other. ReLU is not counted: it has its own cost, and the networks built here have none.
+    macs: multiplications of convolutions, and one for each output of a gate, a product or a ReLU's selection.
     """
     shapes = network.wire_shapes(height, width)
-    opened: set[str] = set()
     macs = 0
     for layer in network.layers:
         out = math.prod(shapes[layer.out])
         match layer:
             case Conv():
-                opened.add(layer.source)
                 macs += out * (shapes[layer.source][0] // layer.groups) * layer.kernel**2
             case Linear():
-                opened.add(layer.source)
                 macs += out * math.prod(shapes[layer.source])
-            case Gate() | Product():
-                opened.update(layer.sources)
-                macs += out
-            case Relu():
-                raise NotImplementedError(f"{layer.out}: the cost of a ReLU is not counted here")
-    words = sum(math.prod(shapes[name]) for name in opened)
+            case Gate() | Product() | Relu():
+                macs += out  # of a ReLU the product with its sign; the comparison's bit operations are no multiplications
+    plan = plan_for(network, height, width)
+    words = plan.sent_bytes / WORD_BYTES
     pixels = height * width
     parameters = sum(math.prod(shape) for shape in network.parameter_shapes().values())
-    return Cost(words / pixels, macs / pixels, parameters, len(opened))
+    return Cost(words / pixels, macs / pixels, parameters, len(plan.correlations))
