@@ -9,6 +9,11 @@ from grpc_tools import protoc
 
 HERE = Path(__file__).parent
 STUBS = ("darkroom_pb2.py", "darkroom_pb2.pyi", "darkroom_pb2_grpc.py")
+REDACTION = """
+# Added by proto/regenerate.py.
+from proto.redaction import redact
+redact(DESCRIPTOR, globals())
+"""
 
 
 def generate(target: Path) -> None:
@@ -16,6 +21,8 @@ def generate(target: Path) -> None:
     arguments = [f"--{kind}_out={target}" for kind in ("python", "pyi", "grpc_python")]
     if protoc.main(["protoc", f"-I{HERE.parent}", *arguments, "proto/darkroom.proto"]) != 0:
         raise SystemExit("protoc failed")
+    with (target / "proto" / STUBS[0]).open("a") as stub:
+        stub.write(REDACTION)
 
 
 def main() -> None:

@@ -160,7 +160,7 @@ noise key of A is allowed at A, that of B at B, and the grant at both, as the pr
 to an empty folder; memory, swap and core files were not searched (workers forbid core files; swap is the operator's to encrypt).
 
 **What this does not show.** A search finds accidents in plain encodings; it does not find a compressed or disguised copy.
-Generated protobuf messages (`DenoiseRequest`, `WorkerJob`) print their fields when somebody prints them: no code does, and the
-search of the logs holds that, not a type. Records of the hospital hold keys, headers and file names by design (mode 0600) and
+Protobuf's explicit converters (`text_format`, `json_format`) show a message's secret fields when they are asked to: no code
+asks them. Records of the hospital hold keys, headers and file names by design (mode 0600) and
 were searched for pixels only.
 """.strip()

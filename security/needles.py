@@ -1,16 +1,18 @@
 """Searching bytes for a secret in every plain encoding: what a wire, a file, a log or a process title would show.
 
-Covered: raw bytes; hex, base64 (standard and URL, at all three alignments); UTF-8 and UTF-16; Python's repr; arrays as
-float32, float64, int16, int32, int64 and fixed point in both byte orders; numbers as JSON, repr or tensors print them. Not
-covered: compression, encryption, and encodings made to hide; those are not accidents.
+Covered: raw bytes; hex, base64 (standard and URL, at all three alignments); UTF-8 and UTF-16; Python's repr and protobuf's
+text, as they are and in JSON; arrays as float32, float64, int16, int32, int64 and fixed point in both byte orders; numbers as
+JSON, repr or tensors print them. Not covered: compression, encryption, and encodings made to hide; those are not accidents.
 """
 
 import base64
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
+from google.protobuf.text_encoding import CEscape
 
 FIXED_BITS: Final = (12, 16)  # the grids of weights and of pixels
 SHORTEST: Final = 6  # bytes of a pattern: 256^-6 times 100 MB is under one in a million of chance
@@ -29,7 +31,9 @@ class Needle:
 def key_needles(secret: str, key: bytes) -> list[Needle]:
     """A key or other secret bytes."""
     found = [("raw", key), ("raw, reversed", key[::-1]), ("hex", key.hex().encode()), ("HEX", key.hex().upper().encode())]
-    found += [("UTF-16 hex", key.hex().encode("utf-16-le")), ("repr", repr(key)[2:-1].encode())]
+    found.append(("UTF-16 hex", key.hex().encode("utf-16-le")))
+    for name, text in (("repr", repr(key)[2:-1]), ("printed protobuf", CEscape(key, as_utf8=False))):
+        found += [(name, text.encode()), (f"{name} in JSON", json.dumps(text)[1:-1].encode())]
     found += [("list", ", ".join(str(byte) for byte in key).encode()), ("list without spaces", ",".join(map(str, key)).encode())]
     found += [(f"base64 at {shift}", pattern) for shift, pattern in _base64(key)]
     found += [(f"base64 of hex at {shift}", pattern) for shift, pattern in _base64(key.hex().encode())]

@@ -1,8 +1,8 @@
 """Every type that holds a secret, found by walking the packages, filled with canaries, and shown in every way that Python offers.
 
-A dataclass is taken to hold secrets where a field has bytes, text, numbers or tensors that its repr leaves out; beside these
-stand the plain classes of `PLAIN`. A new dataclass with a tensor or bytes in its repr is found too, unless `PUBLIC` says that
-the field is public.
+Messages of the wire hold secrets where their .proto marks a field `debug_redact`. A dataclass is taken to hold secrets where a
+field has bytes, text, numbers or tensors that its repr leaves out; beside these stand the plain classes of `PLAIN`. A new
+dataclass with a tensor or bytes in its repr is found too, unless `PUBLIC` says that the field is public.
 """
 
 import dataclasses
@@ -18,8 +18,12 @@ from typing import Any, Final
 import structlog
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 
 from client.result_stream import ResultReader
+from proto import darkroom_pb2 as pb
+from proto.redaction import holds_secret
 from protocols.dealing import PartyMaterial
 from protocols.identifiers import Role
 from protocols.prg import Prg
@@ -69,6 +73,9 @@ def bearers() -> Iterator[object]:
         instance = object.__new__(plain)
         instance.__dict__.update(fields)
         yield instance
+    for name, descriptor in pb.DESCRIPTOR.message_types_by_name.items():
+        if holds_secret(descriptor):
+            yield from planted_messages(getattr(pb, name))
 
 
 def showings(instance: object) -> Iterator[tuple[str, bytes]]:
@@ -116,6 +123,20 @@ def planted(kind: type) -> object | None:
         carries = carries or canary is not None
         object.__setattr__(instance, field.name, "public" if canary is None else canary)
     return instance if carries else None
+
+
+def planted_messages(kind: type[Message]) -> Iterator[Message]:
+    """Messages of one type, one for each way to a secret field (of a oneof only one is set), each with canaries."""
+    for field in kind.DESCRIPTOR.fields:
+        if field.GetOptions().debug_redact:
+            canary: object = {
+                FieldDescriptor.TYPE_BYTES: KEY,
+                FieldDescriptor.TYPE_STRING: TEXT,
+                FieldDescriptor.TYPE_SFIXED64: int.from_bytes(KEY[:8], "little", signed=True),
+            }[field.type]
+            yield kind(**{field.name: canary})
+        elif field.message_type is not None and holds_secret(field.message_type):
+            yield from (kind(**{field.name: inner}) for inner in planted_messages(getattr(pb, field.message_type.name)))
 
 
 def _canary(field: "dataclasses.Field[Any]") -> object | None:

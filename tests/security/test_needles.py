@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from google.protobuf.wrappers_pb2 import BytesValue
 
 from protocols.fixed_point import encode
 from protocols.ring import to_bytes
@@ -48,6 +49,8 @@ KEYS = {
     "hex": KEY.hex().encode(),
     "upper-case hex": KEY.hex().upper().encode(),
     "repr": repr({"key": KEY}).encode(),
+    "repr in a JSON log": json.dumps({"event": repr(KEY)}).encode(),
+    "printed protobuf in a JSON log": json.dumps({"event": str(BytesValue(value=KEY))}).encode(),
     "list": str(list(KEY)).encode(),
     "JSON list": json.dumps(list(KEY), separators=(",", ":")).encode(),
     "base64": base64.b64encode(KEY),
