@@ -30,7 +30,7 @@ from proto.transport import open_channel
 from protocols.identifiers import BootId, Role, SessionId
 from protocols.plan import plan_for
 from security.false_server_b import CALL_SECONDS, SIGMA_SHARE, EdgeCall, FalseServerB, denoise_request
-from security.site_access import identity, kill_server_b, peer, restart_server_b
+from security.site_access import identity, kill, peer, restart
 
 SIDE: Final = 32
 LEVEL: Final = 0.1  # noise level that the network is told
@@ -124,8 +124,8 @@ def repeated_steps(site: LiveSite) -> tuple[list[Attempt], int]:
     return attempts, most
 
 
-def repeated_claims(site: LiveSite) -> tuple[list[Attempt], pb.PeerOrder]:
-    """The dealer asked again, and for other runs of the servers. Also an order whose material is now used up at B."""
+def repeated_claims(site: LiveSite) -> list[Attempt]:
+    """The dealer asked again, and for other runs of the servers."""
     attempts = []
     with site.false_b() as (false_b, _, order):
         for term in ("boot_a", "boot_b", "push_id"):
@@ -149,7 +149,7 @@ def repeated_claims(site: LiveSite) -> tuple[list[Attempt], pb.PeerOrder]:
                 network_digest=site.model.network.digest,
             )
             attempts.append(_attempt("A's weight masks claimed again", lambda: stub.ClaimPush(push, timeout=CALL_SECONDS)))
-        return attempts, order
+        return attempts
 
 
 def _claim(false_b: FalseServerB, order: pb.PeerOrder, **changes: str) -> None:
@@ -159,21 +159,24 @@ def _claim(false_b: FalseServerB, order: pb.PeerOrder, **changes: str) -> None:
 def repeated_requests(site: LiveSite) -> list[Attempt]:
     """One session id again, with another payload (another share of the noise level), at A and at B."""
     attempts = []
-    caller = identity(site.cluster, "edge")
     with site.false_b() as (false_b, _, _):
         again = false_b.session
         attempts.append(_attempt("server A asked with the session id of a session under way", partial(_ask, site, Role.A, again)))
     for role in Role:
         session = SessionId.fresh()
-        with open_channel(caller, peer(site.cluster, f"server-{role.value.lower()}")) as channel:
-            stub = rpc.ServerStub(channel)
-            first = stub.Denoise(site.request(role, session), timeout=CALL_SECONDS)
-            next(first)
-            first.cancel()
+        _begin(site, role, session)
         attempts.append(
             _attempt(f"server {role.value} asked again, same session, other payload", partial(_ask, site, role, session))
         )
     return attempts
+
+
+def _begin(site: LiveSite, role: Role, session: SessionId) -> None:
+    """Ask one server and hang up as soon as it has taken the session."""
+    with open_channel(identity(site.cluster, "edge"), peer(site.cluster, f"server-{role.value.lower()}")) as channel:
+        call = rpc.ServerStub(channel).Denoise(site.request(role, session), timeout=CALL_SECONDS)
+        next(call)
+        call.cancel()
 
 
 def _ask(site: LiveSite, role: Role, session: SessionId) -> None:
@@ -184,25 +187,30 @@ def _ask(site: LiveSite, role: Role, session: SessionId) -> None:
         list(rpc.ServerStub(channel).Denoise(request, timeout=CALL_SECONDS))
 
 
-def after_a_crash(site: LiveSite, order: pb.PeerOrder) -> tuple[list[Attempt], str, str]:
-    """Kill -9 of B, restart, and old things asked for again. Also the push before and after."""
+def after_a_crash(site: LiveSite, party: str) -> tuple[list[Attempt], bool]:
+    """Kill -9 of one party, restart, and old things asked for again. Also whether the weights were masked anew."""
     before = site.denoise()
+    survivor, session = (Role.B if party == "server-a" else Role.A), SessionId.fresh()
+    _begin(site, survivor, session)
+    with site.false_b() as (false_b, _, used):
+        false_b.claim(used, SIDE, SIDE)
     with site.false_b() as (_, _, unclaimed):
-        pass  # material that was opened for a run of B that never claimed its half
-    kill_server_b(site.cluster)
-    restart_server_b(site.cluster)
+        pass  # material that was opened, and whose half B never claimed
+    kill(site.cluster, party)
+    restart(site.cluster, party)
     after = site.denoise()
     with FalseServerB(site.cluster, SessionId.fresh(), site.model.network) as false_b:
+        renewed = {"server-a": {"boot_a": str(BootId.fresh())}, "server-b": {"boot_b": str(false_b.boot)}, "dealer": {}}[party]
         attempts = [
-            _attempt("material used before the crash, under its old terms", partial(_claim, false_b, order)),
+            _attempt(f"material used before {party}'s crash, under its old terms", partial(_claim, false_b, used)),
             _attempt(
-                "material opened before the crash and not yet claimed, for another run of B",
-                partial(_claim, false_b, unclaimed, boot_b=str(false_b.boot)),
+                f"material opened before {party}'s crash and not yet claimed, {'for the new run' if renewed else 'as it was'}",
+                partial(_claim, false_b, unclaimed, **renewed),
             ),
         ]
-    session = SessionId(order.session_id)
-    attempts.append(_attempt("the session from before the crash, asked of A", partial(_ask, site, Role.A, session)))
-    return attempts, before, after
+    what = f"the session from before {party}'s crash, asked of server {survivor.value}"
+    attempts.append(_attempt(what, partial(_ask, site, survivor, session)))
+    return attempts, before != after
 
 
 def claims_by_log(site: LiveSite) -> Counter[tuple[str, str]]:

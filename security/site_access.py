@@ -7,8 +7,8 @@ import os
 import signal
 import tomllib
 
-from darkroom.settings_files import hospital_settings, server_settings
-from darkroom.simulation import Simulation
+from darkroom.settings_files import dealer_settings, server_settings
+from darkroom.simulation import MODULES, Simulation
 from proto.transport import Identity, Peer
 
 
@@ -34,16 +34,21 @@ def dealer_address(cluster: Simulation) -> str:
     return str(settings["dealer"]["address"])
 
 
-def kill_server_b(cluster: Simulation) -> None:
-    """Kill -9 of server B's process."""
-    os.kill(cluster.processes.names["server-b"], signal.SIGKILL)
+def kill(cluster: Simulation, name: str) -> None:
+    """Kill -9 of one party's process: server-a, server-b or dealer."""
+    os.kill(cluster.processes.names[name], signal.SIGKILL)
 
 
-def restart_server_b(cluster: Simulation) -> None:
-    """Start server B again, on the address that it had. Raises PeerUnavailableError."""
-    site, addresses, processes = cluster.site, cluster.addresses, cluster.processes
+def restart(cluster: Simulation, name: str) -> None:
+    """Start a party again, on the address that it had. Raises PeerUnavailableError."""
+    site, addresses = cluster.site, cluster.addresses
     dealer = dealer_address(cluster)
-    settings = server_settings(site, "server-b", addresses.server_b, dealer=dealer, leader=addresses.server_a)
-    log, ready = site.logs / "server-b.log", site.folder("server-b") / "b.ready"
-    processes.start("server-b", "server_b", settings, log, ready)
-    hospital_settings(site, addresses)
+    match name:
+        case "dealer":
+            settings, ready = dealer_settings(site, dealer), "dealer.ready"
+        case "server-a":
+            settings, ready = server_settings(site, name, addresses.server_a, dealer=dealer), "a.ready"
+        case _:
+            settings = server_settings(site, name, addresses.server_b, dealer=dealer, leader=addresses.server_a)
+            ready = "b.ready"
+    cluster.processes.start(name, MODULES[name], settings, site.logs / f"{name}.log", site.folder(name) / ready)

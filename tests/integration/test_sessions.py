@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from client import acquisition, edge, records
-from client.config import HospitalConfig, load_config
+from client.config import HospitalConfig
 from client.grants import issue_grant
 from client.model_file import Model
 from client.model_owner import push_model
@@ -25,7 +25,7 @@ from protocols.errors import AccessDenied, DarkroomError, PeerUnavailableError
 from protocols.identifiers import BootId, Role, SessionId
 from protocols.plan import plan_for
 from security.false_server_b import CALL_SECONDS, EdgeCall, FalseServerB, denoise_request
-from security.site_access import identity, kill_server_b, peer, restart_server_b
+from security.site_access import identity, kill, peer, restart
 from tests.integration.conftest import NETWORK, picture
 
 
@@ -135,9 +135,9 @@ def test_after_a_crash_of_b_old_material_is_dead_and_weights_get_new_masks(
 ) -> None:
     push_model(config, model)
     before = edge.denoise(config, record.object_id, model="tiny").push_id
-    kill_server_b(cluster)
+    kill(cluster, "server-b")
     with pytest.raises(DarkroomError):
         edge.denoise(config, record.object_id, model="tiny")
-    restart_server_b(cluster)
-    after = edge.denoise(load_config(cluster.hospital_file), record.object_id, model="tiny").push_id
+    restart(cluster, "server-b")
+    after = edge.denoise(config, record.object_id, model="tiny").push_id
     assert after != before
