@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PYTHON TORCH_INDEX
 PACKAGES := pyproject.toml constraints.txt scripts/setup.sh
 
-.PHONY: help setup demo test check lint unit bench security clean
+.PHONY: help setup demo test check lint unit integration evaluation bench security clean
 
 help:
 	@echo "make setup   virtual environment in .venv (says what it downloads)"
@@ -27,6 +27,11 @@ setup: .venv/.run
 	@scripts/setup.sh server,dev
 	@touch $@
 
+# BM3D, for the evaluation alone: non-commercial licence (pyproject.toml).
+.venv/.evaluation: .venv/.run
+	@scripts/setup.sh server,evaluation
+	@touch $@
+
 demo: .venv/.run
 	@$(BIN)/darkroom demo $(ARGS)
 
@@ -42,15 +47,22 @@ check: .venv/.dev
 	@$(MAKE) --no-print-directory -j2 --output-sync=target lint unit
 
 unit: .venv/.dev
-	$(BIN)/pytest -q -m "not integration and not slow" $(ARGS)
+	$(BIN)/pytest -q -m "not integration and not slow and not evaluation" $(ARGS)
 
+# The live half: integration tests beside the short form of the security evaluation, one core each.
 test: check
+	@$(MAKE) --no-print-directory -j2 --output-sync=line integration evaluation
+
+integration: .venv/.dev
 	$(BIN)/pytest -q -m "integration or slow" $(ARGS)
+
+evaluation: .venv/.dev
+	$(BIN)/pytest -v -m evaluation $(ARGS)
 
 bench: .venv/.run
 	$(BIN)/python -m bench $(ARGS)
 
-security: .venv/.run
+security: .venv/.evaluation
 	$(BIN)/python -m security $(ARGS)
 
 clean:

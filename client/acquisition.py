@@ -16,6 +16,7 @@ from client.config import HospitalConfig
 from client.grants import issue_grant
 from client.keys import MasterKey
 from client.noise_level import estimate_sigma
+from client.nonce_ledger import claim_nonce
 from client.origin import SourceImage
 from client.progress import Progress, Step, silent
 from client.records import ObjectRecord, RecordState, parse_object_id
@@ -60,14 +61,15 @@ def store(
     packing_sigma, sigma: in units of the normalised range; sigma is the acquisition noise, estimated where it is None.
     window: how long the edge may open the object, from now on; the configuration's where it is None.
     Raises EncodingRangeError: a pixel outside [-1, 2]. BadInputError: a sigma out of range. ConfigurationError: an identity,
-    a key, or the disk. PeerUnavailableError, AccessDenied, ...: a server refused; then neither server has the object, or the
-    error says which one still has it.
+    a key, or the disk. MaterialReusedError: the nonce was used before. PeerUnavailableError, AccessDenied, ...: a server
+    refused; then neither server has the object, or the error says which one still has it.
     """
     client = config.require_client()
     packed = pack_object(image, client.noise_key, packing=packing, packing_sigma=packing_sigma, sigma=sigma)
     record = packed.record
     progress(Step("client", f"packed {record.height}x{record.width} ({packing.value}) and split it into two shares"))
     records.prepare_folder(config.objects)
+    claim_nonce(config.objects, record.nonce)
     asked: list[Connection] = []
     with connect(config, client.identity) as connections:
         for connection in connections.values():

@@ -57,4 +57,4 @@ class RemoteProtocolError(ProtocolError):
 
 
 class MaterialReusedError(LocalProtocolError):
-    """Correlated randomness or an opening was asked for a second time."""
+    """Correlated randomness, an opening or a nonce was to be used a second time."""

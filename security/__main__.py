@@ -1,6 +1,7 @@
 """`python -m security`: run the evaluations, write the report. Exit code 0 only if every check held and its twin was caught.
 
-Writes report.md, report.html, report.json and pictures. Progress goes to stderr, the verdict to stdout. A partial run
+Writes report.md, report.html, report.json and pictures; a whole run into the default folder also writes its results into
+docs/threat-model.md. Progress goes to stderr, the verdict to stdout. A partial run
 (`--only`) says that it is one; its exit code is about what was run.
 """
 
@@ -26,6 +27,7 @@ from darkroom.simulation import shipped_models
 from protocols.errors import DarkroomError
 from security.evaluation import Evaluation, Setting, Tell
 from security.page import Report, Section, to_json, verdict, write_report
+from security.threat_model import PAGE, write_results
 
 EVALUATIONS: Final = ("attack_stock", "views", "replay", "collusion", "deviation", "metrics", "leaks")
 FOLDER: Final = Path("docs/security-report")
@@ -92,7 +94,7 @@ def commit() -> str:
         return answer.stdout.strip() if answer.returncode == 0 else None
 
     head = ask("rev-parse", "--short=12", "HEAD")
-    changed = ask("status", "--porcelain", "--", ".", f":!{FOLDER.as_posix()}")
+    changed = ask("status", "--porcelain", "--", ".", f":!{FOLDER.as_posix()}", f":!{PAGE.as_posix()}")
     return f"{head}{' with local changes' if changed else ''}" if head else "unknown"
 
 
@@ -108,6 +110,8 @@ def main(arguments: Sequence[str] | None = None, find: Callable[[str], Evaluate]
     torch.set_num_threads(1)
     names = [name for name in EVALUATIONS if name in options.only]
     report = run_all(names, quick=options.quick, folder=options.out, date=options.date, tell=_tell, find=find)
+    if options.out == FOLDER and not report.unfinished and len(names) == len(EVALUATIONS):
+        write_results(PAGE, report)
     content = json.dumps(to_json(report), indent=1, allow_nan=False) + "\n"
     if options.json == "-":
         sys.stdout.write(content)

@@ -5,7 +5,6 @@ Everything is stored and computed by live processes (`darkroom.simulation`). Wha
 learn everything is stated in the threat model and needs no measurement.
 """
 
-import inspect
 import math
 import tempfile
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from client.model_file import Model, load_model
 from client.records import ObjectRecord
 from client.report import psnr_db
 from darkroom.simulation import Simulation, shipped_models, simulation
-from protocols.errors import BadInputError
+from protocols.errors import BadInputError, MaterialReusedError
 from protocols.fixed_point import decode, encode_image
 from protocols.identifiers import Role
 from protocols.packing import (
@@ -102,7 +101,8 @@ class Stores:
     blind: dict[int, Loot]
     keyed: Loot
     second: Loot  # another image, stored the same way
-    repeated: tuple[Loot, Loot]  # the two images again, by a client made to use one nonce twice
+    repeated: tuple[Loot, Loot]  # the two images again, by a client made to use one nonce twice, without its ledger
+    refusal: str  # what that client said with its ledger
     records: tuple[ObjectRecord, ...]  # of every honest store
 
 
@@ -118,9 +118,15 @@ def _store_all(running: Simulation, image: Float64[Tensor, "h w"], setting: Sett
     keyed, second = put(image, PackingMode.KEYED), put(other, PackingMode.KEYED)
     gaussian = {sigma: put(image, PackingMode.GAUSSIAN, sigma) for sigma in _sigmas(setting)}
     blind = {sigma: put(image, PackingMode.BLIND, sigma) for sigma in BLIND}
-    once = fresh_nonce()
+    once, refusal = fresh_nonce(), ""
     with patch.object(acquisition, "fresh_nonce", lambda: once):
-        repeated = put(image, PackingMode.KEYED), put(other, PackingMode.KEYED)
+        first = put(image, PackingMode.KEYED)
+        try:
+            put(other, PackingMode.KEYED)
+        except MaterialReusedError as error:
+            refusal = str(error).partition(": ")[2]
+        with patch.object(acquisition, "claim_nonce", lambda folder, nonce: None):
+            repeated = first, put(other, PackingMode.KEYED)
     with tempfile.TemporaryDirectory(prefix="darkroom-stolen-") as name:
         stolen = theft.steal(running, Path(name))
         return Stores(
@@ -129,6 +135,7 @@ def _store_all(running: Simulation, image: Float64[Tensor, "h w"], setting: Sett
             theft.open_loot(stolen, keyed),
             theft.open_loot(stolen, second),
             (theft.open_loot(stolen, repeated[0]), theft.open_loot(stolen, repeated[1])),
+            refusal,
             (keyed, second, *gaussian.values(), *blind.values()),
         )
 
@@ -243,26 +250,26 @@ def _nonces(stores: Stores, image: Float64[Tensor, "h w"]) -> Check:
     difference = image - image.flip(1)
     exact = encode_image(image) - encode_image(image.flip(1).contiguous())
 
-    def measure(first: Loot, second: Loot, note: str, fresh: bool) -> Outcome:
+    def measure(first: Loot, second: Loot, note: str, refused: bool) -> Outcome:
         words = first.packed - second.packed
         outcome = _outcome(theft.traces(difference, words))
         equal = torch.equal(words, exact)
         seen = "the stores' difference IS the images' difference, to the last bit" if equal else outcome.measured
-        return Outcome(outcome.holds and fresh and not equal, f"{seen}; {note}", {**outcome.figures, "equal": float(equal)})
+        return Outcome(outcome.holds and refused and not equal, f"{seen}; {note}", {**outcome.figures, "equal": float(equal)})
 
     nonces = {record.nonce for record in stores.records}
-    offered = [name for call in (acquisition.store, acquisition.pack_object) for name in inspect.signature(call).parameters]
-    fresh = len(nonces) == len(stores.records) and not any("nonce" in name or "key_check" in name for name in offered)
+    fresh = f"{len(nonces)} nonces in {len(stores.records)} stores"
+    refused = f"a client whose randomness repeats refused: {stores.refusal}" if stores.refusal else "a repeated nonce was taken"
     return Check(
-        claim="A nonce is never used twice: every store draws a fresh one, and no caller can give one",
-        assumption="the operating system's randomness: 128 bits, a repetition is expected after 2^64 stores",
+        claim="A nonce is never used twice: every store draws a fresh one, and the client refuses one that it has used before",
+        assumption="the operating system's randomness, 128 bits; where it repeats, the folder of the hospital's records",
         ours=measure(
             stores.keyed,
             stores.second,
-            f"{len(nonces)} nonces in {len(stores.records)} stores, no parameter for one in the API",
-            fresh,
+            f"{fresh}; {refused}",
+            len(nonces) == len(stores.records) and bool(stores.refusal),
         ),
-        twin="a client whose nonce is fixed stores two images",
+        twin="a client whose nonce is fixed and that keeps no ledger stores two images",
         broken=measure(*stores.repeated, "one nonce for both stores", False),
         error_rate=f"{FAMILY:g} for all correlations together (as for keyed stores); 2^-121 for equal nonces",
     )

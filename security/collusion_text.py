@@ -110,9 +110,11 @@ no more than further bits of the result itself; the CrypTen engine's local trunc
 
 NONCE_TEXT: Final = """\
 **A nonce used twice.** Two images under one nonce have one noise: the difference of the stores is the difference of the images,
-exactly. The client draws 16 bytes from the operating system in `pack_object`, for each store; neither `store` nor `pack_object`
-has a parameter for it, so no caller can repeat one. (A program that calls `protocols.packing.pack` itself can: it is the layer
-below.)"""
+exactly. The client draws 16 bytes from the operating system for each store, has no parameter for a nonce, and marks each as used
+in a ledger beside its records before anything is sent: where the operating system repeats itself (a machine set back to a
+snapshot), it refuses. The ledger ends at its folder: machines that share a noise key but no records do not see each other's,
+and a snapshot that sets the folder back as well is not noticed. (A program that calls `protocols.packing.pack` itself is below
+the ledger.)"""
 
 
 def draw_curve(rows: Sequence[Recovered], image: Float64[Tensor, "h w"], folder: Path) -> Picture:

@@ -132,7 +132,7 @@ def _types_check() -> Check:
     packages = ", ".join(f"{count} in {package}" for package, count in tried(instances).items())
     return Check(
         claim="No type that holds a secret shows it: printed, formatted, logged or pickled",
-        assumption="types are found by their fields; generated protobuf messages are left out, and do print their content",
+        assumption="types are found by their fields, messages by `debug_redact`; explicit converters are not looked at",
         ours=Outcome(
             not found, found[0] if found else f"{len(instances)} types ({packages}): nothing shows, pickling is refused"
         ),

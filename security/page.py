@@ -174,14 +174,15 @@ def _claims(report: Report) -> str:
         ]
         for section, check in report.checks
     ]
-    return _table(head, rows) if rows else "No check was run."
+    return table(head, rows) if rows else "No check was run."
 
 
 def _outcome(outcome: Outcome) -> str:
     return f"{'holds' if outcome.holds else 'broken'}: {outcome.measured}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; line breaks and bars inside a cell do not break it."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
 
