@@ -138,6 +138,19 @@ def up(
 
 
 @app.command()
+def sample(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="DICOM file to write; nothing is overwritten.")],
+) -> None:
+    """Write a real medical image to try things with: an abdominal MR that comes with pydicom.
+
+    Example: [bold]darkroom sample scan.dcm[/bold]
+    """
+    from darkroom.commands import run_sample
+
+    run_sample(file)
+
+
+@app.command()
 def provision(
     dir: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Folder for all roles' folders.")],
     server_a: Annotated[str, typer.Option("--server-a", metavar="HOST:PORT", help="Server A's address.")] = "127.0.0.1:7601",

@@ -29,6 +29,7 @@ from darkroom import __version__
 from darkroom.exit_codes import ExitCode
 from darkroom.output import STDOUT, Stages, err, out, result_line, write_json
 from darkroom.provision import provision
+from darkroom.sample import write_sample
 from darkroom.settings_files import Addresses, dealer_settings, hospital_settings, server_settings
 from darkroom.simulation import Simulation, shipped_models, simulation
 from protocols.errors import BadInputError, DarkroomError
@@ -66,6 +67,12 @@ def run_up(folder: Path) -> None:
         print(f"ready: {running.hospital_file}", flush=True)
         console.print(f"Try: darkroom doctor --config {running.hospital_file}    (Ctrl-C stops everything)", markup=False)
         running.processes.wait()
+
+
+def run_sample(file: Path) -> None:
+    """Write the sample image and print where. Raises DarkroomError."""
+    write_sample(file)
+    print(file)
 
 
 def run_provision(folder: Path, *, server_a: str, server_b: str, dealer: str) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Final
 
 from jaxtyping import Float64, Int64
-from pydicom.data import get_testdata_file
 from rich.console import Console
 from torch import Tensor
 
@@ -30,6 +29,7 @@ from darkroom.commands import deleting, push_models
 from darkroom.demo_view import Run, comparison_table, demo_report, panels
 from darkroom.output import STDOUT, Stages, err, out, write_json
 from darkroom.picture import write_picture
+from darkroom.sample import sample_image
 from darkroom.simulation import Simulation, shipped_models, simulation
 from protocols import ring
 from protocols.errors import BadInputError, ConfigurationError
@@ -39,7 +39,6 @@ from protocols.identifiers import Role
 from protocols.packing import PackingMode
 from protocols.prg import Prg, fresh_key
 
-DEFAULT_IMAGE: Final = "examples_overlay.dcm"  # an abdominal MR, 300x484, in pydicom's own wheel
 MAX_SIGMA: Final = 54.0 / 255.0  # leaves room for blind packing noise below the 55/255 that models are trained for
 PICTURE: Final = "darkroom.png"
 REPORT: Final = "report.json"
@@ -60,7 +59,7 @@ def run_demo(*, image: Path | None, sigma: float, folder: Path, model: str, site
         )
     model_file = _model_file(model)
     weights = load_model(model_file)
-    source = read_image(_default_image() if image is None else image)
+    source = read_image(sample_image() if image is None else image)
     noisy = replace(source, pixels=with_noise(source.pixels, sigma))
     _make_folder(folder)
     console = err()
@@ -139,13 +138,6 @@ def _model_file(model: str) -> Path:
     if model not in shipped:
         raise ConfigurationError(f"no model {model!r} comes with Darkroom; there are: {', '.join(shipped) or 'none'}")
     return shipped[model]
-
-
-def _default_image() -> Path:
-    found = get_testdata_file(DEFAULT_IMAGE, download=False)
-    if not isinstance(found, str):
-        raise ConfigurationError(f"pydicom came without its test image {DEFAULT_IMAGE}; give another with --image PATH")
-    return Path(found)
 
 
 def _make_folder(folder: Path) -> None:

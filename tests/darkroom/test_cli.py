@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from client.config import load_config
+from client.images import read_image
 from darkroom.__main__ import main
 from darkroom.provision import Site, provision
 from darkroom.settings_files import Addresses, hospital_settings
 from proto.party import Settings
 from protocols.identifiers import Role
 
-COMMANDS = ["demo", "up", "provision", "store", "denoise", "delete", "doctor", "model push", "model list", "key export"]
+COMMANDS = ["demo", "up", "sample", "provision", "store", "denoise", "delete", "doctor", "model push", "model list", "key export"]
 OBJECT = "0" * 32
 
 
@@ -96,6 +97,15 @@ def test_usage_errors(darkroom: Darkroom, arguments: list[str]) -> None:
     done = darkroom(*arguments)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+def test_the_sample_is_a_readable_image_and_overwrites_nothing(darkroom: Darkroom, tmp_path: Path) -> None:
+    path = tmp_path / "scan.dcm"
+    assert darkroom("sample", path).stdout == f"{path}\n"
+    assert read_image(path).pixels.shape == (300, 484)
+    again = darkroom("sample", path)
+    assert (again.returncode, again.stdout) == (4, "")
+    assert "exists" in again.stderr
 
 
 def test_missing_configuration(darkroom: Darkroom, image: Path, tmp_path: Path) -> None:
