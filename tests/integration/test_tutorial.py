@@ -1,0 +1,126 @@
+"""What the documents tell a newcomer to type works: the tutorial from top to bottom, and every example of `--help`."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+import typer.main
+
+from darkroom.cli import app
+
+TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial.md"
+BLOCK = re.compile(r"^```sh ?(?P<kind>\w*)\n(?P<commands>.*?)^```$", re.MULTILINE | re.DOTALL)
+EXAMPLE = re.compile(r"\[bold\](darkroom [^\[]+)\[/bold\]")
+SECONDS = 100  # for one block, on a loaded machine
+RUNS_UNTIL_STOPPED = ("darkroom up", "darkroom serve-dicom")
+
+
+def bash(script: str) -> list[str]:
+    found = shutil.which("bash")
+    assert found, "the tutorial's commands are for bash"
+    return [found, "-c", script]
+
+
+def environment() -> dict[str, str]:
+    """As a shell with the virtual environment activated."""
+    return {**os.environ, "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])), "COLUMNS": "100"}
+
+
+def started(command: str, folder: Path) -> "subprocess.Popen[str]":
+    """A command that runs until it is stopped, once it has said on standard output that it serves."""
+    process = subprocess.Popen(
+        ["bash", "-c", f"exec {command}"],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    line = process.stdout.readline()
+    assert line.startswith("ready"), f"{command}: {line}{process.stderr.read() if not line else ''}"
+    return process
+
+
+def stopped(process: "subprocess.Popen[str]") -> None:
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty folder in which `darkroom up --dir sim` runs."""
+    made = tmp_path_factory.mktemp("tutorial")
+    (first,) = [match["commands"] for match in BLOCK.finditer(TUTORIAL.read_text()) if match["kind"] == "up"]
+    process = started(first.strip(), made)
+    yield made
+    stopped(process)
+
+
+def run(commands: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    script = bash(f"set -euo pipefail\n{commands}")
+    return subprocess.run(script, cwd=folder, env=environment(), capture_output=True, text=True, timeout=3 * SECONDS, check=False)
+
+
+@pytest.mark.timeout(4 * SECONDS)
+def test_the_tutorial_from_top_to_bottom(folder: Path) -> None:
+    """Blocks share one shell, as the reader's do. One marked `fails` must end in the exit code that the text names."""
+    commands = ""
+    for match in BLOCK.finditer(TUTORIAL.read_text()):
+        if match["kind"] == "fails":
+            (code,) = re.findall(r"exit code (\d)", TUTORIAL.read_text()[match.end() :].split("```")[0])
+            failing = match["commands"].rstrip().splitlines()
+            commands += "\n".join(failing[:-1]) + f"\nif {failing[-1]}; then exit 99; else test $? -eq {code}; fi\n"
+        elif match["kind"] != "up":
+            commands += match["commands"]
+    done = run(commands, folder)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    for name in ("clean.dcm", "clean.png", "report.json", "ward7.dcm", "gaussian.dcm", "outgoing/one.dcm", "outgoing/two.dcm"):
+        assert (folder / name).stat().st_size > 0, name
+    assert not (folder / "nothing.dcm").exists()
+
+
+def commands_of(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands_of(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command
+
+
+COMMANDS = dict(commands_of(typer.main.get_group(app)))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_an_example(name: str) -> None:
+    examples = EXAMPLE.findall(COMMANDS[name].help or "")
+    assert any(f"darkroom {name}" in example for example in examples), COMMANDS[name].help
+
+
+def examples() -> list[str]:
+    found = [example for command in COMMANDS.values() for example in EXAMPLE.findall(command.help or "")]
+    return [example for example in dict.fromkeys(found) if not example.startswith("darkroom up")]  # which is the fixture
+
+
+@pytest.mark.timeout(4 * SECONDS)
+@pytest.mark.parametrize("example", examples())
+def test_an_example_works_when_pasted(folder: Path, example: str, tmp_path: Path) -> None:
+    """In a folder with scan.dcm, and beside the simulation that `darkroom up --dir sim` runs."""
+    (tmp_path / "sim").symlink_to(folder / "sim")
+    if "darkroom sample" not in example:
+        assert run("darkroom sample scan.dcm", tmp_path).returncode == 0
+    if example.startswith(RUNS_UNTIL_STOPPED):
+        stopped(started(example, tmp_path))
+        return
+    done = run(example, tmp_path)
+    assert done.returncode == 0, f"{example}: {done.stderr}"
