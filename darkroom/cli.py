@@ -28,7 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 model_app = typer.Typer(help="Models at the servers.", no_args_is_help=True)
-key_app = typer.Typer(help="Noise keys of single objects.", no_args_is_help=True)
+key_app = typer.Typer(help="Noise keys: of a hospital, of single objects.", no_args_is_help=True)
 app.add_typer(model_app, name="model")
 app.add_typer(key_app, name="key")
 
@@ -115,7 +115,7 @@ def demo(
 ) -> None:
     """See it work: three processes on this machine, one real image, who sees what, and what it costs.
 
-    Example: [bold]darkroom demo --sigma 15 --out /tmp/demo[/bold]
+    Example: [bold]darkroom demo --sigma 15 --out demo[/bold]
     """
     from darkroom.demo import run_demo
 
@@ -161,8 +161,8 @@ def provision(
 
     Each role's folder holds that role's secrets alone. What DIR holds already is kept; expired certificates are renewed.
 
-    Example: [bold]darkroom provision --dir site[/bold], then [bold]python -m dealer --config site/dealer/dealer.toml[/bold]
-    and [bold]python -m server_a --config site/server-a/server.toml[/bold], and B the same
+    Example: [bold]darkroom provision --dir site[/bold], then python -m dealer --config site/dealer/dealer.toml and
+    python -m server_a --config site/server-a/server.toml, and B the same
     """
     from darkroom.commands import run_provision
 
@@ -182,7 +182,7 @@ def store(
 ) -> None:
     """Pack an image, split it, and store one share at each server. Prints the object's id, alone.
 
-    Example: [bold]darkroom store scan.dcm --packing blind --config sim/client.toml[/bold]
+    Example: [bold]darkroom store scan.dcm --packing blind --packing-sigma 20 --config sim/client.toml[/bold]
     """
     from darkroom.commands import StoreOptions, run_store
 
@@ -206,7 +206,7 @@ def denoise(
 
     --packing and --packing-sigma are for a FILE; an object keeps those that it was stored with.
 
-    Example: [bold]darkroom denoise 4f1c... -o clean.dcm --config sim/edge.toml[/bold]
+    Example: [bold]darkroom denoise $(darkroom store scan.dcm --config sim/client.toml) -o clean.dcm --config sim/edge.toml[/bold]
 
     Example: [bold]darkroom denoise scan.dcm -o clean.dcm --config sim/hospital.toml[/bold]
     """
@@ -224,7 +224,7 @@ def delete(
 ) -> None:
     """Delete an object at both servers, and its record here.
 
-    Example: [bold]darkroom delete 4f1c... --config sim/client.toml[/bold]
+    Example: [bold]darkroom delete $(darkroom store scan.dcm --config sim/client.toml) --config sim/client.toml[/bold]
     """
     from darkroom.commands import run_delete
 
@@ -244,17 +244,20 @@ def doctor(config: ConfigOption, json: JsonOption = None) -> None:
 
 @model_app.command("push")
 def model_push(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .safetensors model; its name is the file's stem.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="FILE_OR_NAME", help="A .safetensors file, whose stem is the model's name; or a shipped model."),
+    ],
     config: ConfigOption,
     json: JsonOption = None,
 ) -> None:
     """Share a model's weights between both servers, in place of an older model of that name.
 
-    Example: [bold]darkroom model push mine.safetensors --config sim/model-owner.toml[/bold]
+    Example: [bold]darkroom model push base --config sim/model-owner.toml[/bold]
     """
     from darkroom.commands import run_model_push
 
-    run_model_push(config, file, json)
+    run_model_push(config, model, json)
 
 
 @model_app.command("list")
@@ -268,6 +271,19 @@ def model_list(config: ConfigOption, json: JsonOption = None) -> None:
     run_model_list(config, json)
 
 
+@key_app.command("new")
+def key_new(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write, mode 0600; nothing is overwritten.")],
+) -> None:
+    """Make a noise master key. Whoever has it, and both servers' stores, has the images: keep it as you keep the images.
+
+    Example: [bold]darkroom key new noise.key[/bold]
+    """
+    from darkroom.commands import run_key_new
+
+    run_key_new(file)
+
+
 @key_app.command("export")
 def key_export(
     object_id: Annotated[str, typer.Argument(metavar="OBJECT", help="What store printed.")],
@@ -279,7 +295,8 @@ def key_export(
 ) -> None:
     """Give an edge elsewhere in the hospital the keys of one object, and a grant for a window from now on. Secret.
 
-    Example: [bold]darkroom key export 4f1c... --window 1h -o ward7.json --config sim/client.toml[/bold]
+    Example: [bold]darkroom key export $(darkroom store scan.dcm --config sim/client.toml) --window 1h -o ward7.json
+    --config sim/client.toml[/bold]
     """
     from darkroom.commands import run_key_export
 

@@ -20,7 +20,7 @@ from client.doctor import CheckResult, check
 from client.files import PRIVATE_MODE, read_private, replacing
 from client.grants import issue_grant, parse_window
 from client.images import check_output, read_image, write_result
-from client.keys import read_noise_key
+from client.keys import create_noise_key, read_noise_key
 from client.model_file import load_model
 from client.origin import Origin
 from client.records import ObjectRecord
@@ -31,7 +31,7 @@ from darkroom.output import STDOUT, Stages, err, out, result_line, write_json
 from darkroom.provision import provision
 from darkroom.sample import write_sample
 from darkroom.settings_files import Addresses, dealer_settings, hospital_settings, server_settings
-from darkroom.simulation import Simulation, shipped_models, simulation
+from darkroom.simulation import Simulation, find_model, shipped_models, simulation
 from protocols.errors import BadInputError, DarkroomError
 from protocols.identifiers import Identifier
 from protocols.packing import PackingMode, gaussian_leakage_bits, region_leakage_bits
@@ -225,10 +225,10 @@ def _doctor_code(failed: list[CheckResult]) -> ExitCode:
     return ExitCode.PEER if all("reachable" in result.name for result in failed) else ExitCode.CONFIGURATION
 
 
-def run_model_push(config_file: Path, file: Path, json_path: str | None) -> None:
+def run_model_push(config_file: Path, name: str, json_path: str | None) -> None:
     """Push one model and print its push id. Raises DarkroomError."""
     config = load_config(config_file)
-    model = load_model(file)
+    model = load_model(find_model(name))
     with Stages(err()) as stages:
         push = model_owner.push_model(config, model, progress=stages)
     result_line(str(push), json_path)
@@ -255,6 +255,12 @@ def run_model_list(config_file: Path, json_path: str | None) -> None:
         for model in models
     ]
     write_json({"models": listed}, json_path)
+
+
+def run_key_new(file: Path) -> None:
+    """Make a noise master key and print where. Raises ConfigurationError: the file exists."""
+    create_noise_key(file)
+    print(file)
 
 
 def run_key_export(config_file: Path, object_id: str, output: Path | None, window: str | None) -> None:

@@ -30,7 +30,7 @@ from darkroom.demo_view import Run, comparison_table, demo_report, panels
 from darkroom.output import STDOUT, Stages, err, out, write_json
 from darkroom.picture import write_picture
 from darkroom.sample import sample_image
-from darkroom.simulation import Simulation, shipped_models, simulation
+from darkroom.simulation import Simulation, find_model, simulation
 from protocols import ring
 from protocols.errors import BadInputError, ConfigurationError
 from protocols.fixed_point import decode
@@ -57,7 +57,7 @@ def run_demo(*, image: Path | None, sigma: float, folder: Path, model: str, site
         raise BadInputError(
             f"the demo takes --sigma up to {MAX_SIGMA * 255:.0f}: models are trained up to 55, packing noise included"
         )
-    model_file = _model_file(model)
+    model_file = find_model(model)
     weights = load_model(model_file)
     source = read_image(sample_image() if image is None else image)
     noisy = replace(source, pixels=with_noise(source.pixels, sigma))
@@ -128,16 +128,6 @@ def _stored_words(running: Simulation, record: ObjectRecord) -> Int64[Tensor, "h
     content = read_file(path, "server B's share")
     count = record.height * record.width * ring.WORD_BYTES
     return ring.from_bytes(content[-count:], (record.height, record.width))
-
-
-def _model_file(model: str) -> Path:
-    """A shipped model by name, or any model by its file. Raises ConfigurationError."""
-    if model.endswith(".safetensors"):
-        return Path(model)
-    shipped = {path.stem: path for path in shipped_models()}
-    if model not in shipped:
-        raise ConfigurationError(f"no model {model!r} comes with Darkroom; there are: {', '.join(shipped) or 'none'}")
-    return shipped[model]
 
 
 def _make_folder(folder: Path) -> None:

@@ -82,6 +82,18 @@ def shipped_models() -> list[Path]:
     return sorted(Path(str(entry)) for entry in folder.iterdir() if entry.name.endswith(".safetensors"))
 
 
+def find_model(name: str) -> Path:
+    """A shipped model by name, or any model by its file. Raises ConfigurationError."""
+    if name.endswith(".safetensors"):
+        return Path(name)
+    shipped = {path.stem: path for path in shipped_models()}
+    if name not in shipped:
+        raise ConfigurationError(
+            f"no model {name!r} comes with Darkroom; there are: {', '.join(shipped) or 'none'}. A file ends in .safetensors"
+        )
+    return shipped[name]
+
+
 def _start(processes: Children, site: Site, name: str, module: str, config: Path) -> str:
     ready = {"dealer": "dealer.ready", "server-a": "a.ready", "server-b": "b.ready"}[name]
     return processes.start(name, module, config, site.logs / f"{name}.log", site.folder(name) / ready)

@@ -18,7 +18,6 @@ from darkroom.settings_files import Addresses, hospital_settings
 from proto.party import Settings
 from protocols.identifiers import Role
 
-COMMANDS = ["demo", "up", "sample", "provision", "store", "denoise", "delete", "doctor", "model push", "model list", "key export"]
 OBJECT = "0" * 32
 
 
@@ -70,14 +69,6 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_has_an_example(darkroom: Darkroom, command: str) -> None:
-    done = darkroom(*command.split(), "--help")
-    assert done.returncode == 0
-    assert f"darkroom {command}" in done.stdout
-    assert "Example" in done.stdout
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -106,6 +97,13 @@ def test_the_sample_is_a_readable_image_and_overwrites_nothing(darkroom: Darkroo
     again = darkroom("sample", path)
     assert (again.returncode, again.stdout) == (4, "")
     assert "exists" in again.stderr
+
+
+def test_a_new_key_is_private_and_overwrites_nothing(darkroom: Darkroom, tmp_path: Path) -> None:
+    path = tmp_path / "noise.key"
+    assert darkroom("key", "new", path).returncode == 0
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert darkroom("key", "new", path).returncode == 4
 
 
 def test_missing_configuration(darkroom: Darkroom, image: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def environment() -> dict[str, str]:
 def started(command: str, folder: Path) -> "subprocess.Popen[str]":
     """A command that runs until it is stopped, once it has said on standard output that it serves."""
     process = subprocess.Popen(
-        ["bash", "-c", f"exec {command}"],
+        bash(f"exec {command}"),
         cwd=folder,
         env=environment(),
         stdout=subprocess.PIPE,
