@@ -1,5 +1,5 @@
 """The command line, the local simulation and the demo. Starts servers and dealer as processes; imports neither."""
 
-from typing import Final
+from proto.version import VERSION as __version__
 
-__version__: Final = "0.1.0"
+__all__ = ["__version__"]

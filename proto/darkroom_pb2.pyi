@@ -18,6 +18,24 @@ PACKING_KEYED: Packing
 PACKING_GAUSSIAN: Packing
 PACKING_BLIND: Packing
 
+class DescribeRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DescribeReply(_message.Message):
+    __slots__ = ("version", "wire_version", "clock", "free_memory_bytes", "free_disk_bytes")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    WIRE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_FIELD_NUMBER: _ClassVar[int]
+    FREE_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FREE_DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    wire_version: int
+    clock: float
+    free_memory_bytes: int
+    free_disk_bytes: int
+    def __init__(self, version: _Optional[str] = ..., wire_version: _Optional[int] = ..., clock: _Optional[float] = ..., free_memory_bytes: _Optional[int] = ..., free_disk_bytes: _Optional[int] = ...) -> None: ...
+
 class Size(_message.Message):
     __slots__ = ("height", "width")
     HEIGHT_FIELD_NUMBER: _ClassVar[int]

@@ -558,3 +558,78 @@ class Dealer:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class PartyStub:
+    """Offered by every listening party to everyone whose certificate it pins: is it there, and fit to work with?
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Describe = channel.unary_unary(
+                '/darkroom.v1.Party/Describe',
+                request_serializer=proto_dot_darkroom__pb2.DescribeRequest.SerializeToString,
+                response_deserializer=proto_dot_darkroom__pb2.DescribeReply.FromString,
+                _registered_method=True)
+
+
+class PartyServicer:
+    """Offered by every listening party to everyone whose certificate it pins: is it there, and fit to work with?
+    """
+
+    def Describe(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_PartyServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Describe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Describe,
+                    request_deserializer=proto_dot_darkroom__pb2.DescribeRequest.FromString,
+                    response_serializer=proto_dot_darkroom__pb2.DescribeReply.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'darkroom.v1.Party', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('darkroom.v1.Party', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Party:
+    """Offered by every listening party to everyone whose certificate it pins: is it there, and fit to work with?
+    """
+
+    @staticmethod
+    def Describe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/darkroom.v1.Party/Describe',
+            proto_dot_darkroom__pb2.DescribeRequest.SerializeToString,
+            proto_dot_darkroom__pb2.DescribeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -18,6 +18,8 @@ from typing import Any, Final
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from proto import darkroom_pb2_grpc as rpc
+from proto.description import PartyService
 from proto.transport import Callers, Identity, Peer, listener_credentials, listener_options
 from protocols.errors import ConfigurationError
 
@@ -96,12 +98,15 @@ class Settings:
 def serve(settings: Settings, add_services: Callable[[grpc.Server, Callers], None], *, threads: int) -> None:
     """Listen until SIGTERM, SIGINT, or, where asked for on the command line, until standard input ends.
 
-    Writes the ready file (address and process id) once calls are answered, and removes it at the end.
+    Writes the ready file (advertised address, else the one bound, and process id) once calls are answered, and removes it at
+    the end.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash must not write keys and shares to a disk
     callers = settings.callers()
     server = grpc.server(futures.ThreadPoolExecutor(threads, thread_name_prefix="call"), options=listener_options())
     add_services(server, Callers(callers))
+    store = settings.resolve(settings.text("store")) if "store" in settings.values else None
+    rpc.add_PartyServicer_to_server(PartyService(Callers(callers), callers, store), server)
     checks = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     listen = settings.text("listen", default="127.0.0.1:0")
@@ -116,7 +121,7 @@ def serve(settings: Settings, add_services: Callable[[grpc.Server, Callers], Non
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     ready = settings.resolve(settings.text("ready_file", default="ready.json"))
-    _write_ready(ready, f"{listen.rsplit(':', 1)[0]}:{port}")
+    _write_ready(ready, settings.text("advertised", default=f"{listen.rsplit(':', 1)[0]}:{port}"))
     if "--exit-on-stdin-eof" in sys.argv:
         threading.Thread(target=_watch_stdin, args=(stop,), daemon=True).start()
     stop.wait()
