@@ -16,6 +16,7 @@ from darkroom import settings_files
 from darkroom.child_processes import Children, children
 from darkroom.provision import Site, provision
 from darkroom.settings_files import Addresses, dealer_settings, hospital_settings, server_settings
+from proto.separation import SIMULATION
 from protocols.errors import ConfigurationError, DarkroomError
 
 LISTEN: Final = "127.0.0.1:0"  # any free port, for this machine only
@@ -59,12 +60,12 @@ def simulation(root: Path, *, tell: Tell, modules: Mapping[str, str] = MODULES) 
     """
     site = provision(root)
     with _sole_user(site.root), children() as processes:
-        dealer = _start(processes, site, "dealer", modules["dealer"], dealer_settings(site, LISTEN))
+        dealer = _start(processes, site, "dealer", modules["dealer"], dealer_settings(site, LISTEN, deployment=SIMULATION))
         tell(f"dealer listens on {dealer}")
-        settings_a = server_settings(site, "server-a", LISTEN, dealer=dealer)
+        settings_a = server_settings(site, "server-a", LISTEN, dealer=dealer, deployment=SIMULATION)
         server_a = _start(processes, site, "server-a", modules["server-a"], settings_a)
         tell(f"server A listens on {server_a}")
-        settings_b = server_settings(site, "server-b", LISTEN, dealer=dealer, leader=server_a)
+        settings_b = server_settings(site, "server-b", LISTEN, dealer=dealer, leader=server_a, deployment=SIMULATION)
         server_b = _start(processes, site, "server-b", modules["server-b"], settings_b)
         tell(f"server B listens on {server_b}")
         addresses = Addresses(server_a, server_b)

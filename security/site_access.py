@@ -9,6 +9,7 @@ import tomllib
 
 from darkroom.settings_files import dealer_settings, server_settings
 from darkroom.simulation import MODULES, Simulation
+from proto.separation import SIMULATION
 from proto.transport import Identity, Peer
 
 
@@ -45,10 +46,13 @@ def restart(cluster: Simulation, name: str) -> None:
     dealer = dealer_address(cluster)
     match name:
         case "dealer":
-            settings, ready = dealer_settings(site, dealer), "dealer.ready"
+            settings, ready = dealer_settings(site, dealer, deployment=SIMULATION), "dealer.ready"
         case "server-a":
-            settings, ready = server_settings(site, name, addresses.server_a, dealer=dealer), "a.ready"
+            settings = server_settings(site, name, addresses.server_a, dealer=dealer, deployment=SIMULATION)
+            ready = "a.ready"
         case _:
-            settings = server_settings(site, name, addresses.server_b, dealer=dealer, leader=addresses.server_a)
+            settings = server_settings(
+                site, name, addresses.server_b, dealer=dealer, leader=addresses.server_a, deployment=SIMULATION
+            )
             ready = "b.ready"
     cluster.processes.start(name, MODULES[name], settings, site.logs / f"{name}.log", site.folder(name) / ready)

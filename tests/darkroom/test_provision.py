@@ -28,6 +28,13 @@ SECRETS = {
 }
 
 
+def names_in(certificate_pem: bytes) -> list[str]:
+    """Every name and address in a certificate, in order."""
+    certificate = x509.load_pem_x509_certificate(certificate_pem)
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return [str(name.value) for name in names]
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     return provision(tmp_path_factory.mktemp("site") / "root")
