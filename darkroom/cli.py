@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal
 import typer
 
 from darkroom import __version__
+from darkroom.site_cli import site_app
 
 INTRODUCTION: Final = (
     "Denoise medical images in the dark: packed with keyed noise, split into two shares, and denoised by two servers that"
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 model_app = typer.Typer(help="Models at the servers.", no_args_is_help=True)
 key_app = typer.Typer(help="Noise keys: of a hospital, of single objects.", no_args_is_help=True)
+app.add_typer(site_app)  # without a name: provision, accept and fingerprints
 app.add_typer(model_app, name="model")
 app.add_typer(key_app, name="key")
 
@@ -151,25 +153,6 @@ def sample(
 
 
 @app.command()
-def provision(
-    dir: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Folder for all roles' folders.")],
-    server_a: Annotated[str, typer.Option("--server-a", metavar="HOST:PORT", help="Server A's address.")] = "127.0.0.1:7601",
-    server_b: Annotated[str, typer.Option("--server-b", metavar="HOST:PORT", help="Server B's address.")] = "127.0.0.1:7602",
-    dealer: Annotated[str, typer.Option("--dealer", metavar="HOST:PORT", help="The dealer's address.")] = "127.0.0.1:7600",
-) -> None:
-    """Make identities, keys and configuration for a dealer and servers that are started one by one. Starts nothing.
-
-    Each role's folder holds that role's secrets alone. What DIR holds already is kept; expired certificates are renewed.
-
-    Example: [bold]darkroom provision --dir site[/bold], then python -m dealer --config site/dealer/dealer.toml and
-    python -m server_a --config site/server-a/server.toml, and B the same
-    """
-    from darkroom.commands import run_provision
-
-    run_provision(dir, server_a=server_a, server_b=server_b, dealer=dealer)
-
-
-@app.command()
 def store(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A monochrome DICOM, or a 2-D float .npy in [0, 1].")],
     config: ConfigOption,
@@ -233,7 +216,9 @@ def delete(
 
 @app.command()
 def doctor(config: ConfigOption, json: JsonOption = None) -> None:
-    """Check files, certificates, clocks, servers and models. Exit code 0 only if every check passes.
+    """Check files, certificates, clocks, servers and models. Exit code 0 only if every check passes; warnings pass.
+
+    Servers and dealer have their own: [bold]python -m server_a --config FILE --check[/bold].
 
     Example: [bold]darkroom doctor --config sim/hospital.toml[/bold]
     """

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from client import acquisition, edge, model_owner, records
 from client.config import HospitalConfig, load_config
-from client.doctor import CheckResult, check
+from client.doctor import check
 from client.files import PRIVATE_MODE, read_private, replacing
 from client.grants import issue_grant, parse_window
 from client.images import check_output, read_image, write_result
@@ -28,10 +28,9 @@ from client.report import build_report
 from darkroom import __version__
 from darkroom.exit_codes import ExitCode
 from darkroom.output import STDOUT, Stages, err, out, result_line, write_json
-from darkroom.provision import provision
 from darkroom.sample import write_sample
-from darkroom.settings_files import Addresses, dealer_settings, hospital_settings, server_settings
 from darkroom.simulation import Simulation, find_model, shipped_models, simulation
+from proto.checks import CheckResult, passed
 from protocols.errors import BadInputError, DarkroomError
 from protocols.identifiers import Identifier
 from protocols.packing import PackingMode, gaussian_leakage_bits, region_leakage_bits
@@ -73,16 +72,6 @@ def run_sample(file: Path) -> None:
     """Write the sample image and print where. Raises DarkroomError."""
     write_sample(file)
     print(file)
-
-
-def run_provision(folder: Path, *, server_a: str, server_b: str, dealer: str) -> None:
-    """Make identities and keys, and write every role's file for these addresses. Raises DarkroomError."""
-    site = provision(folder)
-    dealer_settings(site, dealer)
-    server_settings(site, "server-a", server_a, dealer=dealer)
-    server_settings(site, "server-b", server_b, dealer=dealer, leader=server_a)
-    hospital_settings(site, Addresses(server_a, server_b))
-    print(site.root)
 
 
 def push_models(running: Simulation, models: list[Path]) -> None:
@@ -211,10 +200,8 @@ def run_doctor(config_file: Path, json_path: str | None) -> None:
     results = check(load_config(config_file))
     if json_path != STDOUT:
         for result in results:
-            print(f"{'ok  ' if result.ok else 'FAIL'}  {result.name}")
-            if not result.ok:
-                print("\n".join(f"      {line}" for line in (result.problem, result.fix) if line))
-    write_json({"ok": all(result.ok for result in results), "checks": [vars(result) for result in results]}, json_path)
+            print("\n".join(result.lines()))
+    write_json({"ok": passed(results), "checks": [vars(result) for result in results]}, json_path)
     failed = [result for result in results if not result.ok]
     if failed:
         raise SystemExit(_doctor_code(failed))
@@ -222,7 +209,7 @@ def run_doctor(config_file: Path, json_path: str | None) -> None:
 
 def _doctor_code(failed: list[CheckResult]) -> ExitCode:
     """5 where only servers are out of reach, else 4: something here must be put right."""
-    return ExitCode.PEER if all("reachable" in result.name for result in failed) else ExitCode.CONFIGURATION
+    return ExitCode.PEER if all(result.unreachable for result in failed) else ExitCode.CONFIGURATION
 
 
 def run_model_push(config_file: Path, name: str, json_path: str | None) -> None:

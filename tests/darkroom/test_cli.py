@@ -159,6 +159,48 @@ def test_provision_writes_what_loads(darkroom: Darkroom, tmp_path: Path) -> None
     assert leader == "a.example:1"
 
 
+def test_provision_again_keeps_addresses_and_renews_on_request(darkroom: Darkroom, tmp_path: Path) -> None:
+    command = ("provision", "--dir", tmp_path, "--json", "-")
+    first = json.loads(darkroom(*command, "--server-a", "a.example:1", "--listen-a", "0.0.0.0:5").stdout)
+    server_a = tmp_path / "server-a" / "server.toml"
+    before = server_a.read_bytes()
+    again = json.loads(darkroom(*command).stdout)
+    assert again == first
+    assert server_a.read_bytes() == before
+    assert b'listen = "0.0.0.0:5"' in before
+    assert b'advertised = "a.example:1"' in before
+    renewed = json.loads(darkroom(*command, "--renew").stdout)
+    assert len(renewed["fingerprints"]) == len(first["fingerprints"])
+    for new, old in zip(renewed["fingerprints"], first["fingerprints"], strict=True):
+        assert (new["fingerprint"] == old["fingerprint"]) is (new["name"] == "grant")
+
+
+def test_one_operators_folder_and_the_exchange(darkroom: Darkroom, tmp_path: Path) -> None:
+    done = darkroom("provision", "--dir", tmp_path / "b", "--role", "server-b", "--server-a", "a.example:1")
+    assert done.returncode == 0
+    assert "Still to take with `darkroom accept`: client, dealer, edge, grant, model-owner, server-a" in done.stderr
+    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["server-b"]
+    darkroom("provision", "--dir", tmp_path / "a", "--role", "server-a")
+    table = json.loads(darkroom("fingerprints", "--dir", tmp_path / "a", "--json", "-").stdout)["fingerprints"]
+    (own,) = [row for row in table if row["own"]]
+    arguments = ("accept", own["path"], "--dir", tmp_path / "b", "--fingerprint")
+    assert darkroom(*arguments, "0" * 64).returncode == 4
+    assert darkroom(*arguments, own["fingerprint"][:32]).returncode == 3
+    done = darkroom(*arguments, own["fingerprint"])
+    assert (done.returncode, done.stdout.strip()) == (0, str(tmp_path / "b" / "server-b" / "certs" / "server-a.crt"))
+    shown = darkroom("fingerprints", "--dir", tmp_path / "b").stdout
+    assert " ".join(own["fingerprint"][start : start + 4] for start in range(0, 32, 4)) in shown
+
+
+def test_a_dealer_at_a_servers_host_is_refused(darkroom: Darkroom, tmp_path: Path) -> None:
+    hosts = ("--server-a", "10.1.1.1:1", "--server-b", "10.1.1.2:1", "--dealer", "10.1.1.2:9")
+    done = darkroom("provision", "--dir", tmp_path / "site", *hosts)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "the host of server-b" in done.stderr
+    assert "every image" in done.stderr
+    assert not (tmp_path / "site").exists()
+
+
 @pytest.mark.integration
 def test_nobody_listens(darkroom: Darkroom, site: Site, image: Path) -> None:
     done = darkroom("store", image, "--sigma", "5", "--config", site.root / "client.toml")

@@ -1,0 +1,110 @@
+"""The command line of an installation on several machines: identities, addresses, and the exchange of certificates.
+
+Declares commands, options and help; the work is in `site_commands`.
+"""
+
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import typer
+
+site_app = typer.Typer()
+
+DirOption = Annotated[
+    Path, typer.Option("--dir", metavar="DIR", help="Folder that holds the roles' folders, or this operator's alone.")
+]
+JsonOption = Annotated[str | None, typer.Option("--json", metavar="PATH", help="Write the result as JSON; - is standard output.")]
+_ADDRESSES: Final = "address, HOST:PORT, as others dial it. Several: the first is dialled, all stand in its certificate."
+_BOUND: Final = "listens on. Default: its port on every interface (on loopback, where its address is there)."
+
+Role = Literal["server-a", "server-b", "dealer", "hospital", "model-owner"]
+
+
+def _addresses(name: str, who: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(name, metavar="HOST:PORT", help=f"{who}'s {_ADDRESSES}")
+    return option
+
+
+def _bound(name: str, who: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(name, metavar="HOST:PORT", help=f"What {who} {_BOUND}")
+    return option
+
+
+@site_app.command()
+def provision(
+    dir: DirOption,
+    role: Annotated[
+        Role | None,
+        typer.Option("--role", help="Only this role, on its operator's own machine. Default: all roles at once."),
+    ] = None,
+    server_a: Annotated[list[str] | None, _addresses("--server-a", "Server A")] = None,
+    server_b: Annotated[list[str] | None, _addresses("--server-b", "Server B")] = None,
+    dealer: Annotated[list[str] | None, _addresses("--dealer", "The dealer")] = None,
+    route: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--route",
+            metavar="CALLER:PARTY=HOST:PORT",
+            help="Where CALLER (hospital, model-owner, server-a, server-b) reaches PARTY, where that is another address.",
+        ),
+    ] = None,
+    listen_a: Annotated[str | None, _bound("--listen-a", "server A")] = None,
+    listen_b: Annotated[str | None, _bound("--listen-b", "server B")] = None,
+    listen_dealer: Annotated[str | None, _bound("--listen-dealer", "the dealer")] = None,
+    renew: Annotated[
+        bool, typer.Option("--renew", help="Make new certificates now, under the same keys; peers then `accept --replace` them.")
+    ] = False,
+    json: JsonOption = None,
+) -> None:
+    """Make identities, keys and configuration: a folder for each role, to be moved to its machine as it is. Starts nothing.
+
+    Each folder holds its own role's secrets alone. What DIR holds already is kept, addresses too; expired certificates are
+    renewed. The fingerprints on standard error are compared by telephone. A dealer at a server's host is refused.
+
+    Example: [bold]darkroom provision --dir site --server-a a.example:7601 --server-b b.example:7602
+    --dealer d.example:7600[/bold]
+
+    Example: [bold]darkroom provision --dir /var/lib/darkroom --role server-b[/bold] and its addresses, then
+    [bold]darkroom accept[/bold]
+    """
+    from darkroom.site_commands import run_provision
+
+    run_provision(
+        dir,
+        role=role,
+        advertised={"server-a": tuple(server_a or ()), "server-b": tuple(server_b or ()), "dealer": tuple(dealer or ())},
+        bound={"server-a": listen_a, "server-b": listen_b, "dealer": listen_dealer},
+        routes=tuple(route or ()),
+        renew=renew,
+        json_path=json,
+    )
+
+
+@site_app.command()
+def accept(
+    file: Annotated[Path, typer.Argument(metavar="CERT", help="A peer's certificate, or the hospital's grant.pub.")],
+    dir: DirOption,
+    fingerprint: Annotated[
+        str, typer.Option("--fingerprint", metavar="HEX", help="All 64 digits, as its owner read them out by telephone.")
+    ],
+    replace: Annotated[bool, typer.Option("--replace", help="In place of the one pinned until now.")] = False,
+    json: JsonOption = None,
+) -> None:
+    """Pin a peer's certificate for the roles in DIR, if it has the fingerprint that its owner read out.
+
+    Example: [bold]darkroom accept server-a.crt --fingerprint "9f3a 11c0 ..." --dir /var/lib/darkroom[/bold]
+    """
+    from darkroom.site_commands import run_accept
+
+    run_accept(dir, file, fingerprint, replace=replace, json_path=json)
+
+
+@site_app.command()
+def fingerprints(dir: DirOption, json: JsonOption = None) -> None:
+    """Show the fingerprints of the roles in DIR, to be read out, and of the peers that they pin, to be compared.
+
+    Example: [bold]darkroom fingerprints --dir /var/lib/darkroom[/bold]
+    """
+    from darkroom.site_commands import run_fingerprints
+
+    run_fingerprints(dir, json)
