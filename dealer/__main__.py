@@ -10,6 +10,8 @@ from dealer.service import DealerService
 from proto import darkroom_pb2_grpc as rpc
 from proto.logs import configure_logs
 from proto.party import Settings, serve
+from proto.party_check import check_party, exit_code, report
+from proto.separation import require_separate_dealer
 from protocols.errors import DarkroomError
 
 
@@ -18,12 +20,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="dealer", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="TOML: listen, ready_file, [identity], [peers]")
     parser.add_argument("--exit-on-stdin-eof", action="store_true", help="stop when standard input ends")
+    parser.add_argument("--check", action="store_true", help="check files and machine; start nothing")
+    parser.add_argument("--json", action="store_true", help="with --check: the result as JSON")
     arguments = parser.parse_args()
     configure_logs()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     try:
         settings = Settings.load(arguments.config)
+        if arguments.check:
+            results = check_party(settings, settings.identity)
+            print(report(results, as_json=arguments.json))
+            sys.exit(exit_code(results))
+        require_separate_dealer(settings)
         serve(settings, lambda server, callers: rpc.add_DealerServicer_to_server(DealerService(callers), server), threads=16)
     except DarkroomError as error:
         sys.exit(f"dealer: {error}")

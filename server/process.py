@@ -10,6 +10,8 @@ import torch
 from proto import darkroom_pb2_grpc as rpc
 from proto.logs import configure_logs
 from proto.party import Settings, serve
+from proto.party_check import check_party, exit_code, report
+from proto.separation import require_separate_dealer
 from protocols.errors import DarkroomError
 from protocols.identifiers import Role
 from server.config import server_config
@@ -28,12 +30,19 @@ def run_server(role: Role) -> None:
         "--config", type=Path, required=True, help="TOML: role, listen, store, [identity], [peers], [dealer], [leader]"
     )
     parser.add_argument("--exit-on-stdin-eof", action="store_true", help="stop when standard input ends")
+    parser.add_argument("--check", action="store_true", help="check files, machine and peers; start nothing")
+    parser.add_argument("--json", action="store_true", help="with --check: the result as JSON")
     arguments = parser.parse_args()
     configure_logs()
     torch.set_num_threads(1)
     try:
         require_crypten()
         settings = Settings.load(arguments.config)
+        if arguments.check:
+            results = check_party(settings, lambda: server_config(settings, role))
+            print(report(results, as_json=arguments.json))
+            sys.exit(exit_code(results))
+        require_separate_dealer(settings)
         config = server_config(settings, role)
         workers = WorkerPool()
         try:

@@ -1,10 +1,16 @@
+import time
+
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
 from client import doctor
 from client.config import load_config
+from proto import checks, description
 from proto import darkroom_pb2 as pb
+from proto.fingerprints import readable
+from proto.transport import fingerprint
+from proto.version import VERSION, WIRE_VERSION
 from protocols.identifiers import Role
 from protocols.network import Conv, Network
 
@@ -26,8 +32,47 @@ def health(monkeypatch, servers):
                 raise answer
             return health_pb2.HealthCheckResponse(status=answer)
 
-    monkeypatch.setattr(doctor.health_pb2_grpc, "HealthStub", Stub)
+    monkeypatch.setattr(checks.health_pb2_grpc, "HealthStub", Stub)
     return answers
+
+
+@pytest.fixture(autouse=True)
+def shown(monkeypatch, tmp_path):
+    """Whose certificate each address shows: at first the right one's."""
+    names = {"127.0.0.1:1": "server-a", "127.0.0.1:2": "server-b"}
+
+    def certificate(_name, address):
+        return (tmp_path / "certs" / f"{names[address]}.crt").read_bytes()
+
+    monkeypatch.setattr(checks, "shown_certificate", certificate)
+    return names
+
+
+@pytest.fixture(autouse=True)
+def described(monkeypatch, servers):
+    """What each server says of itself, beside the truth."""
+    changes = {role: {} for role in Role}
+    plenty = {"free_memory_bytes": 1 << 40, "free_disk_bytes": 1 << 40}
+
+    class Stub:
+        def __init__(self, channel):
+            self._role = next(role for role, fake in servers.items() if fake.channel is channel)
+
+        def Describe(self, _request, timeout):
+            said = {"version": VERSION, "wire_version": WIRE_VERSION, "clock": time.time(), **plenty, **changes[self._role]}
+            return pb.DescribeReply(**said)
+
+    monkeypatch.setattr(description.rpc, "PartyStub", Stub)
+    monkeypatch.setattr(checks, "free_memory", lambda: 1 << 40)
+    monkeypatch.setattr(checks, "free_disk", lambda _folder: 1 << 40)
+    return changes
+
+
+@pytest.fixture(autouse=True)
+def lasting(tmp_path, hospital, identity_writer):
+    """Certificates that end later than the warning."""
+    for name in ("server-a", "server-b", "client", "edge", "model-owner"):
+        identity_writer(tmp_path, name, days=90)
 
 
 @pytest.fixture
@@ -43,7 +88,7 @@ def failed(hospital):
 
 def test_all_is_well(hospital, models, health):
     results = doctor.check(hospital)
-    assert [result.name for result in results if not result.ok] == []
+    assert [result for result in results if not result.ok or (result.warning and result.name != "models")] == []
     assert {"server A: reachable as edge", "models", "client: noise key", "object records"} <= {result.name for result in results}
     assert not hospital.objects.exists()
 
@@ -64,7 +109,7 @@ def test_servers_that_are_down_or_not_serving(hospital, models, health, refused)
     problems = failed(hospital)
     assert len(problems) == 6
     assert "connection refused" in problems["server A: reachable as client"].problem
-    assert "start the server" in problems["server A: reachable as client"].fix
+    assert "start the party" in problems["server A: reachable as client"].fix
     assert "does not serve" in problems["server B: reachable as edge"].problem
 
 
@@ -79,3 +124,80 @@ def test_a_file_without_identity(tmp_path, hospital, models, health):
     text = hospital.path.read_text()
     hospital.path.write_text(text[: text.index("[client]")])
     assert "holds no identity" in failed(load_config(hospital.path))["identity"].problem
+
+
+def warned(hospital):
+    return {result.name: result for result in doctor.check(hospital) if result.warning}
+
+
+def test_a_certificate_that_ends_soon_is_a_warning_with_the_days_left(hospital, tmp_path, models, health, identity_writer):
+    identity_writer(tmp_path, "edge", days=20)
+    identity_writer(tmp_path, "server-b", days=29)
+    found = warned(hospital)
+    assert "expires in 19 days" in found["edge: certificate and private key"].problem
+    assert "expires in 28 days" in found["server B: certificate"].problem
+    assert "--renew" in found["server B: certificate"].fix
+    assert failed(hospital) == {}
+
+
+def test_another_partys_certificate_is_named(hospital, models, health, shown):
+    shown["127.0.0.1:2"] = "server-a"
+    problem = failed(hospital)["server B: is who it should be"]
+    assert "is that of server A, not server B's" in problem.problem
+    assert not problem.unreachable
+
+
+def test_a_strangers_certificate_is_shown_beside_the_pin(hospital, tmp_path, models, health, shown, identity_writer):
+    identity_writer(tmp_path, "stranger")
+    shown["127.0.0.1:1"] = "stranger"
+    problem = failed(hospital)["server A: is who it should be"].problem
+    assert "unknown here (it calls itself 'stranger')" in problem
+    for name in ("stranger", "server-a"):
+        pem = (tmp_path / "certs" / f"{name}.crt").read_bytes()
+        assert readable(fingerprint(pem)) in problem
+
+
+@pytest.mark.parametrize(
+    ("ahead", "result"), [(30, "ok"), (-30, "ok"), (120, "warning"), (-120, "warning"), (900, "failure"), (-900, "failure")]
+)
+def test_clocks(hospital, models, health, described, ahead, result):
+    described[Role.B]["clock"] = time.time() + ahead
+    name = "server B: clock"
+    assert (name in warned(hospital), name in failed(hospital)) == (result == "warning", result == "failure")
+    if result != "ok":
+        (row,) = [row for row in doctor.check(hospital) if row.name == name]
+        assert ("ahead of" if ahead > 0 else "behind") in row.problem
+
+
+def test_versions(hospital, models, health, described):
+    described[Role.A]["version"] = "0.0.1"
+    described[Role.B]["wire_version"] = WIRE_VERSION + 1
+    assert "0.0.1" in warned(hospital)["server A: version"].problem
+    assert "same version everywhere" in failed(hospital)["server B: version"].problem
+
+
+def test_scarce_memory_and_disk_are_warnings(hospital, models, health, described, monkeypatch):
+    described[Role.B]["free_memory_bytes"] = 1 << 29
+    described[Role.A]["free_disk_bytes"] = 0
+    monkeypatch.setattr(checks, "free_memory", lambda: 1 << 20)
+    found = warned(hospital)
+    assert {"server B: free memory", "server A: free disk", "this machine: free memory"} <= set(found)
+    assert "0.5 GiB" in found["server B: free memory"].problem
+    assert failed(hospital) == {}
+
+
+def test_push_ids_that_differ(hospital, models, health):
+    def holds(push):
+        return lambda _request, timeout: pb.ListModelsReply(models=[pb.ModelEntry(name="base", network=NETWORK, push_id=push)])
+
+    models[Role.A].ListModels, models[Role.B].ListModels = holds("1" * 32), holds("2" * 32)
+    assert "the push ids of base differ" in failed(hospital)["models"].problem
+    models[Role.B].ListModels = holds("")
+    assert "not masked" in warned(hospital)["models"].problem
+    models[Role.B].ListModels = holds("1" * 32)
+    assert "models" not in {**warned(hospital), **failed(hospital)}
+
+
+def test_records_that_others_can_read_are_a_warning(hospital, models, health):
+    hospital.objects.mkdir(mode=0o755)
+    assert "mode 0755" in warned(hospital)["object records"].problem

@@ -1,0 +1,189 @@
+"""Checks: name, problem, how to fix. What the hospital's doctor and the check of a server or dealer have in common.
+
+A check fails, or passes with a warning, which never fails the whole. Nothing is changed, and no secret is quoted.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import grpc
+from cryptography import x509
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from proto.description import DESCRIBE_SECONDS, Description, describe, free_disk, free_memory
+from proto.fingerprints import readable
+from proto.shown_certificate import shown_certificate
+from proto.status import calling
+from proto.transport import Peer, certificate_name, fingerprint
+from proto.version import VERSION, WIRE_VERSION
+from protocols.errors import AccessDenied, ConfigurationError, DarkroomError, PeerUnavailableError
+
+EXPIRY_WARNING: Final = timedelta(days=30)  # time to make, compare and exchange new ones between three operators
+CLOCK_WARNING: Final = 60.0  # seconds; a grant is valid from a minute before it was made: beyond that a fresh one is refused
+CLOCK_FAILURE: Final = 300.0  # seconds; new certificates are valid from five minutes before they were made
+LOW_MEMORY: Final = 2 << 30  # bytes; a 512x512 image takes server B's worker 0.7 GiB of material and some 0.5 GiB besides
+LOW_DISK: Final = 1 << 30  # bytes; 500 images of 512x512 at a server
+RENEW: Final = "make a new one (`darkroom provision --renew`), and give it to its peers (`darkroom accept --replace`)"
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One check. Public: no secret is quoted."""
+
+    name: str
+    ok: bool
+    problem: str = ""
+    fix: str = ""
+    warning: bool = False  # passed, with a problem
+    unreachable: bool = False  # failed at a peer: nothing here need be wrong
+
+    def lines(self) -> list[str]:
+        """For a terminal."""
+        mark = "FAIL" if not self.ok else "warn" if self.warning else "ok  "
+        return [f"{mark}  {self.name}", *(f"      {line}" for line in (self.problem, self.fix) if line)]
+
+
+@dataclass(frozen=True)
+class Concern:
+    """What a passed check warns of."""
+
+    problem: str
+    fix: str
+
+
+def attempt(name: str, step: Callable[[], object], fix: str = "") -> CheckResult:
+    """Run one check. step: raises DarkroomError where it fails, returns a Concern where it warns. fix: what to do then."""
+    try:
+        found = step()
+    except DarkroomError as error:
+        unreachable = isinstance(error, PeerUnavailableError | AccessDenied)
+        return CheckResult(name, ok=False, problem=str(error), fix=_fix(error) or fix, unreachable=unreachable)
+    if isinstance(found, Concern):
+        return CheckResult(name, ok=True, problem=found.problem, fix=found.fix, warning=True)
+    return CheckResult(name, ok=True)
+
+
+def _fix(error: DarkroomError) -> str:
+    if isinstance(error, PeerUnavailableError):
+        return (
+            "start the party there, check its address in the configuration and the firewall between, and that it has this"
+            " identity's certificate"
+        )
+    if isinstance(error, AccessDenied):
+        return "give the party's operator this identity's certificate (`darkroom fingerprints` names the file)"
+    return ""
+
+
+def expiry(certificate_pem: bytes, *, now: datetime | None = None) -> Concern | None:
+    """Warn of a certificate that ends soon. Raises ConfigurationError: it is none, has ended, or has not begun."""
+    try:
+        certificate = x509.load_pem_x509_certificate(certificate_pem)
+    except ValueError as error:
+        raise ConfigurationError(f"not a PEM certificate: {error}") from error
+    now = datetime.now(UTC) if now is None else now
+    first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if now > last:
+        raise ConfigurationError(f"the certificate expired on {last:%Y-%m-%d %H:%M} UTC")
+    if now < first:
+        raise ConfigurationError(f"the certificate is valid from {first:%Y-%m-%d %H:%M} UTC on: check this machine's clock")
+    if last - now < EXPIRY_WARNING:
+        return Concern(f"the certificate expires in {(last - now).days} days, on {last:%Y-%m-%d}", RENEW)
+    return None
+
+
+def identity_shown(peer: Peer, known: Mapping[str, bytes]) -> None:
+    """Compare what is shown at the peer's address with the pin. known: other certificates (PEM) that can be named.
+
+    Raises PeerUnavailableError: nobody answers. ConfigurationError: somebody else does, and who.
+    """
+    shown = shown_certificate(peer.name, peer.address)
+    if fingerprint(shown) == fingerprint(peer.certificate):
+        return
+    owner = next((name for name, pem in known.items() if fingerprint(pem) == fingerprint(shown)), None)
+    whose = f"that of {owner}" if owner else f"unknown here (it calls itself {_name(shown)!r})"
+    raise ConfigurationError(
+        f"{peer.address} shows a certificate that is {whose}, not {peer.name}'s:\n"
+        f"      shown   {readable(fingerprint(shown))}\n      pinned  {readable(fingerprint(peer.certificate))}"
+    )
+
+
+def _name(certificate_pem: bytes) -> str:
+    try:
+        return certificate_name(certificate_pem)[:80]
+    except ConfigurationError:
+        return "nothing"
+
+
+def serving(channel: grpc.Channel, name: str) -> None:
+    """Ask for health: it answers us, so it knows our certificate. Raises PeerUnavailableError, AccessDenied."""
+    with calling(name):
+        stub = health_pb2_grpc.HealthStub(channel)
+        status = stub.Check(health_pb2.HealthCheckRequest(), timeout=DESCRIBE_SECONDS).status
+    if status != health_pb2.HealthCheckResponse.SERVING:
+        raise PeerUnavailableError(f"{name} answers, but does not serve (health status {status})")
+
+
+def peer_state(channel: grpc.Channel, name: str) -> list[CheckResult]:
+    """Version, clock, free memory and disk of a party that serves us."""
+    found: list[Description] = []
+    asked = attempt(f"{name}: describes itself", lambda: found.append(describe(channel, name)), "update Darkroom there, or here")
+    if not found:
+        return [asked]
+    (state,) = found
+    rows = [
+        attempt(f"{name}: version", partial(_version, name, state)),
+        attempt(f"{name}: clock", partial(_clock, name, state), "set the clock there and here (NTP)"),
+        attempt(f"{name}: free memory", partial(_memory, name, state.free_memory_bytes)),
+    ]
+    if state.free_disk_bytes is not None:
+        rows.append(attempt(f"{name}: free disk", partial(_disk, name, state.free_disk_bytes)))
+    return rows
+
+
+def machine_state(folder: Path) -> list[CheckResult]:
+    """Free memory here, and free disk where a folder is."""
+    return [
+        attempt("this machine: free memory", lambda: _memory("this machine", free_memory())),
+        attempt("this machine: free disk", lambda: _disk(f"{folder}", free_disk(folder))),
+    ]
+
+
+def passed(results: Iterable[CheckResult]) -> bool:
+    """Whether every check passed; warnings do."""
+    return all(result.ok for result in results)
+
+
+def _version(name: str, state: Description) -> Concern | None:
+    theirs, ours = f"{state.version} (wire {state.wire_version})", f"{VERSION} (wire {WIRE_VERSION})"
+    if state.wire_version != WIRE_VERSION:
+        raise ConfigurationError(f"{name} runs Darkroom {theirs}, this is {ours}: install the same version everywhere")
+    if state.version != VERSION:
+        return Concern(f"{name} runs Darkroom {theirs}, this is {ours}", "install the same version everywhere")
+    return None
+
+
+def _clock(name: str, state: Description) -> Concern | None:
+    apart = abs(state.clock_ahead_seconds) - state.clock_uncertainty_seconds  # what is certain
+    if apart <= CLOCK_WARNING:
+        return None
+    side = "ahead of" if state.clock_ahead_seconds > 0 else "behind"
+    text = f"{name}'s clock is {apart:.0f} s {side} this machine's: access windows open and close by it"
+    if apart > CLOCK_FAILURE:
+        raise ConfigurationError(text)
+    return Concern(text, "set the clock there and here (NTP)")
+
+
+def _memory(name: str, free: int) -> Concern | None:
+    if free >= LOW_MEMORY:
+        return None
+    return Concern(f"{name} has {free / 2**30:.1f} GiB of free memory", f"leave {LOW_MEMORY >> 30} GiB for a 512x512 image")
+
+
+def _disk(name: str, free: int) -> Concern | None:
+    if free >= LOW_DISK:
+        return None
+    return Concern(f"{name} has {free / 2**30:.2f} GiB of free disk", "delete objects that are done with, or enlarge the disk")

@@ -1,0 +1,125 @@
+"""The check of one party: may it start, and whom does it reach? `python -m server_a --config FILE --check`.
+
+Run by an operator on its own machine before the start, and whenever something is in doubt. Changes nothing, takes no port.
+"""
+
+import json
+import stat
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+from proto.checks import (
+    RENEW,
+    CheckResult,
+    Concern,
+    attempt,
+    expiry,
+    identity_shown,
+    machine_state,
+    passed,
+    peer_state,
+    serving,
+)
+from proto.party import Settings
+from proto.separation import is_simulation, require_separate_dealer
+from proto.transport import Identity, Peer, open_channel
+from protocols.errors import ConfigurationError
+
+PEERS: Final = {"dealer": "the dealer", "leader": "server A"}  # section of the file: whom a server calls
+ACCEPT: Final = "take it again from its owner (`darkroom accept`)"
+CONFIGURATION, UNREACHABLE = 4, 5  # exit codes, as those of the command line
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+
+
+def check_party(settings: Settings, configured: Callable[[], object]) -> list[CheckResult]:
+    """All checks of one party. configured: reads the rest of its settings; raises DarkroomError where they are at fault."""
+    results = [
+        attempt("settings", configured, f"correct {settings.path}, or have `darkroom provision` write it again"),
+        attempt("settings: dealer and servers apart", partial(_apart, settings)),
+        attempt("folder: closed to others", partial(_closed, settings.path.absolute().parent)),
+        attempt("own certificate and private key", partial(_own, settings), RENEW),
+    ]
+    results += _pinned(settings)
+    results += machine_state(settings.resolve(settings.text("store", default=".")))
+    if "store" in settings.values:
+        results.append(attempt("store: closed to others", partial(_closed, settings.resolve(settings.text("store")))))
+    if passed(results):
+        for section, name in PEERS.items():
+            if section in settings.values:
+                results += _peer(settings, settings.peer(name, section))
+    return results
+
+
+def exit_code(results: Iterable[CheckResult]) -> int:
+    """0 where every check passed, 5 where only peers are out of reach, else 4."""
+    failed = [result for result in results if not result.ok]
+    if not failed:
+        return 0
+    return UNREACHABLE if all(result.unreachable for result in failed) else CONFIGURATION
+
+
+def report(results: list[CheckResult], *, as_json: bool) -> str:
+    """For standard output."""
+    if as_json:
+        return json.dumps({"ok": passed(results), "checks": [vars(result) for result in results]}, indent=2)
+    return "\n".join(line for result in results for line in result.lines())
+
+
+def _apart(settings: Settings) -> Concern | None:
+    require_separate_dealer(settings)
+    if is_simulation(settings):
+        return Concern("this is a simulation on one machine: it protects nothing", "for real use: docs/deployment.md")
+    return None
+
+
+def _closed(folder: Path) -> Concern | None:
+    if not folder.exists():
+        return None
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if mode & _OTHERS:
+        return Concern(f"{folder} has mode {mode:04o}: others than its owner can look in", f"chmod 700 {folder}")
+    return None
+
+
+def _own(settings: Settings) -> Concern | None:
+    identity = settings.identity()
+    concern = expiry(identity.certificate)
+    _require_pair(identity, settings)
+    return concern
+
+
+def _require_pair(identity: Identity, settings: Settings) -> None:
+    form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    try:
+        key = load_pem_private_key(identity.private_key, password=None)
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(f"{settings.path}: the private key is not an unencrypted PEM key") from error
+    certified = x509.load_pem_x509_certificate(identity.certificate).public_key()
+    if key.public_key().public_bytes(*form) != certified.public_bytes(*form):
+        raise ConfigurationError(f"{settings.path}: private key and certificate do not belong together")
+
+
+def _pinned(settings: Settings) -> list[CheckResult]:
+    pins = dict(settings.table("peers"))
+    pins |= {name: settings.text(section, "certificate") for section, name in PEERS.items() if section in settings.values}
+    return [attempt(f"pinned certificate of {name}", partial(_pin, settings, file), ACCEPT) for name, file in pins.items()]
+
+
+def _pin(settings: Settings, file: str) -> Concern | None:
+    return expiry(settings.public_file(file))
+
+
+def _peer(settings: Settings, peer: Peer) -> list[CheckResult]:
+    known = settings.callers() | {"this party itself": settings.identity().certificate}
+    known |= {name: settings.peer(name, section).certificate for section, name in PEERS.items() if section in settings.values}
+    shown = attempt(f"{peer.name}: is who it should be", partial(identity_shown, peer, known), ACCEPT)
+    if not shown.ok:
+        return [shown]
+    with open_channel(settings.identity(), peer) as channel:
+        reached = attempt(f"{peer.name}: knows us", partial(serving, channel, peer.name))
+        return [shown, reached, *(peer_state(channel, peer.name) if reached.ok else [])]
