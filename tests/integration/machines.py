@@ -7,6 +7,7 @@ are covered and the host table is ours. Everything made here carries a name that
 import contextlib
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 from collections.abc import Generator, Mapping, Sequence
