@@ -189,11 +189,12 @@ def _alternative_names(identity: str, hosts: Iterable[str]) -> list[x509.General
 
 def _provision_identity(site: Site, identity: str, hosts: Iterable[str], *, renew: bool, now: datetime) -> None:
     path = site.private_key(identity)
-    if not path.exists():
+    fresh = not path.exists()
+    if fresh:
         form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         create_private(path, ec.generate_private_key(ec.SECP256R1()).private_bytes(*form))
     certificate = site.certificate(identity, held_by=identity)
-    if certificate.exists() and not renew and not _expired(certificate, now):
+    if certificate.exists() and not fresh and not renew and not _expired(certificate, now):
         return
     try:
         key = serialization.load_pem_private_key(read_private(path, f"the private key of {identity}"), password=None)

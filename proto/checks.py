@@ -25,7 +25,7 @@ from protocols.errors import AccessDenied, ConfigurationError, DarkroomError, Pe
 EXPIRY_WARNING: Final = timedelta(days=30)  # time to make, compare and exchange new ones between three operators
 CLOCK_WARNING: Final = 60.0  # seconds; a grant is valid from a minute before it was made: beyond that a fresh one is refused
 CLOCK_FAILURE: Final = 300.0  # seconds; new certificates are valid from five minutes before they were made
-LOW_MEMORY: Final = 2 << 30  # bytes; a 512x512 image takes server B's worker 0.7 GiB of material and some 0.5 GiB besides
+LOW_MEMORY: Final = 2 << 30  # bytes; a party's processes take up to 1.7 GiB for a 512x512 image (docs/benchmarks.md)
 LOW_DISK: Final = 1 << 30  # bytes; 500 images of 512x512 at a server
 RENEW: Final = "make a new one (`darkroom provision --renew`), and give it to its peers (`darkroom accept --replace`)"
 

@@ -32,9 +32,7 @@ def shown_certificate(name: str, address: str) -> bytes:
     except socket.gaierror as error:
         raise PeerUnavailableError(f"{name}: the name {host} is not known here ({error.strerror})") from error
     except ssl.SSLError as error:
-        raise PeerUnavailableError(
-            f"{name} at {address} answers, but not with TLS as Darkroom speaks it ({error.reason})"
-        ) from error
+        raise PeerUnavailableError(f"{name} at {address} answers, but not with TLS 1.3 ({error.reason})") from error
     except TimeoutError as error:
         raise PeerUnavailableError(f"{name} at {address} did not answer within {HANDSHAKE_SECONDS:.0f} s") from error
     except OSError as error:

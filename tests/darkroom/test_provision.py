@@ -102,6 +102,21 @@ def test_expired_certificates_are_renewed_under_the_same_key(tmp_path: Path) -> 
     assert public[0] == public[1]
 
 
+def test_a_key_that_was_taken_away_is_followed_by_a_new_identity(tmp_path: Path) -> None:
+    site = provision(tmp_path / "site")
+    certificate = site.certificate("server-a", held_by="server-a")
+    before, grant = certificate.read_bytes(), site.grant_key("server-a").read_bytes()
+    site.private_key("server-a").unlink()
+    site.signing_key.unlink()
+    provision(site.root)
+    pem = certificate.read_bytes()
+    key = serialization.load_pem_private_key(site.private_key("server-a").read_bytes(), password=None)
+    assert pem != before
+    assert x509.load_pem_x509_certificate(pem).public_key() == key.public_key()
+    assert site.certificate("server-a", held_by="server-b").read_bytes() == pem
+    assert site.grant_key("server-a").read_bytes() != grant
+
+
 def test_what_a_crash_left_out_is_made_up_for(tmp_path: Path) -> None:
     site = provision(tmp_path / "site")
     for path in (site.certificate("dealer", held_by="dealer"), site.grant_key("server-b")):

@@ -52,6 +52,7 @@ CALLS: dict[str, Callable[[grpc.Channel], object]] = {
     "Denoise": lambda channel: list(rpc.ServerStub(channel).Denoise(pb.DenoiseRequest(session_id=OBJECT), timeout=SECONDS)),
     "PushModel": lambda channel: rpc.ServerStub(channel).PushModel(iter([pb.PushModelRequest()]), timeout=SECONDS),
     "Follow": lambda channel: list(rpc.PeerLinkStub(channel).Follow(iter([pb.PeerMessage()]), timeout=SECONDS)),
+    "Describe": lambda channel: rpc.PartyStub(channel).Describe(pb.DescribeRequest(), timeout=SECONDS),
     "ListModels": lambda channel: rpc.ServerStub(channel).ListModels(pb.ListModelsRequest(), timeout=SECONDS),
 }
 ALLOWED = {
@@ -60,6 +61,7 @@ ALLOWED = {
     "Denoise": {"edge"},
     "PushModel": {"model-owner"},
     "Follow": {"server-b"},
+    "Describe": {"client", "edge", "model-owner", "server-b"},
     "ListModels": {"client", "edge", "model-owner"},
 }
 
