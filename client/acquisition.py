@@ -87,7 +87,7 @@ def store(
         except DarkroomError as error:
             raise type(error)(f"{error}; {_undo(config, asked, record.object_id)}") from error
         except KeyboardInterrupt:
-            _undo(config, asked, record.object_id)
+            progress(Step("client", f"interrupted: {_undo(config, asked, record.object_id)}"))
             raise
     return record
 
@@ -225,8 +225,12 @@ def _upload(connection: Connection, packed: PackedObject, progress: Progress) ->
             sent += len(chunk)
             progress(Step(connection.name, "receiving its share", sent, len(content)))
 
-    with calling(connection.name):
-        connection.stub.Store(requests(), timeout=upload_seconds(len(content)))
+    with calling(connection.place, "to store its share"):
+        call = connection.stub.Store.future(requests(), timeout=upload_seconds(len(content)))
+        try:
+            call.result()
+        finally:
+            call.cancel()  # a Ctrl-C would leave it running, and the object would come after it was taken back
     held = "a 32-byte seed" if role is Role.A else f"{record.height}x{record.width} uniform words"
     progress(Step(connection.name, f"stored its share: {held}"))
     return sum(sizes)

@@ -26,6 +26,7 @@ from protocols.errors import (
     LocalProtocolError,
     PeerUnavailableError,
     RemoteProtocolError,
+    SessionBrokenError,
 )
 from protocols.identifiers import ObjectId, Role
 
@@ -53,10 +54,16 @@ class Connection:
     role: Role
     channel: grpc.Channel
     stub: Any  # rpc.ServerStub; generated code is untyped
+    address: str
 
     @property
     def name(self) -> str:
         return f"server {self.role.value}"
+
+    @property
+    def place(self) -> str:
+        """Name and address, for errors."""
+        return f"{self.name} at {self.address}"
 
 
 @contextmanager
@@ -65,8 +72,9 @@ def connect(config: HospitalConfig, identity: Identity) -> Generator[Mapping[Rol
     with ExitStack() as stack:
         connections = {}
         for role in Role:
-            channel = stack.enter_context(open_channel(identity, config.peer(role)))
-            connections[role] = Connection(role, channel, rpc.ServerStub(channel))
+            peer = config.peer(role)
+            channel = stack.enter_context(open_channel(identity, peer))
+            connections[role] = Connection(role, channel, rpc.ServerStub(channel), peer.address)
         yield connections
 
 
@@ -108,17 +116,18 @@ def _most_telling(errors: list[BaseException]) -> BaseException:
     for error in errors:
         if not isinstance(error, DarkroomError):
             return error  # a bug is never hidden behind a peer's error
-    return next((error for kind in _TELLING for error in errors if isinstance(error, kind)), errors[0])
+    causes = [error for error in errors if not isinstance(error, SessionBrokenError)] or errors
+    return next((error for kind in _TELLING for error in causes if isinstance(error, kind)), causes[0])
 
 
 def greet(connection: Connection) -> pb.ListModelsReply:
     """The models that one server holds; also shows that it answers, and knows us. Raises DarkroomError."""
-    with calling(connection.name):
+    with calling(connection.place, "for its models"):
         reply: pb.ListModelsReply = connection.stub.ListModels(pb.ListModelsRequest(), timeout=SHORT_CALL_SECONDS)
         return reply
 
 
 def delete_object(connection: Connection, object_id: ObjectId) -> None:
     """Delete one object at one server. Raises NotFoundError: it has none. DarkroomError."""
-    with calling(connection.name):
+    with calling(connection.place, "to delete its share"):
         connection.stub.Delete(pb.DeleteRequest(object_id=str(object_id)), timeout=SHORT_CALL_SECONDS)

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from client.files import read_file, read_private
 from client.grants import parse_window
 from client.keys import MasterKey, SigningKey, read_noise_key, read_signing_key
-from proto.transport import Identity, Peer
+from proto.transport import SILENCE_SECONDS, Identity, Peer, checked_silence
 from protocols.errors import BadInputError, ConfigurationError
 from protocols.identifiers import Role
 from protocols.unpicklable import Unpicklable
@@ -76,12 +76,14 @@ class HospitalConfig:
     objects: Path
     window: timedelta
     edge_name: str
+    silence_seconds: float = SILENCE_SECONDS  # a link to a server that is silent for longer is given up
 
     def peer(self, role: Role) -> Peer:
         """A server and its pinned certificate. Raises ConfigurationError."""
         section = self.servers[role]
         name = f"server {role.value}"
-        return Peer(name, section.address, read_certificate(section.certificate, f"the certificate of {name}"))
+        certificate = read_certificate(section.certificate, f"the certificate of {name}")
+        return Peer(name, section.address, certificate, self.silence_seconds)
 
     def require_client(self) -> ClientIdentity:
         """The storing identity and its keys. Raises ConfigurationError: no [client], or a bad file."""
@@ -139,6 +141,7 @@ def load_config(path: Path) -> HospitalConfig:
         objects=hospital.path("objects", DEFAULT_OBJECTS),
         window=_window(hospital),
         edge_name=hospital.text("edge_name", DEFAULT_EDGE_NAME),
+        silence_seconds=checked_silence(hospital.text("silence_seconds", str(SILENCE_SECONDS)), f"{path}: silence_seconds"),
     )
     for used in (hospital, servers, table):
         used.finish()

@@ -99,7 +99,7 @@ def _servers(config: HospitalConfig, identity: Identity, owner: str, *, state: b
     with connect(config, identity) as connections:
         for connection in connections.values():
             name = f"{connection.name}: reachable as {owner}"
-            results.append(attempt(name, partial(serving, connection.channel, connection.name)))
+            results.append(attempt(name, partial(serving, connection.channel, connection.place)))
             if state and results[-1].ok:
                 results += peer_state(connection.channel, connection.name)
     return results

@@ -205,22 +205,22 @@ def _call_both(
     for role, connection in connections.items():
         calls[role] = connection.stub.Denoise(requests[role], timeout=timeout)
         reader = ResultReader(role, record.packing, record.height, record.width)
-        jobs[role] = partial(_read, connection.name, calls[role], reader, progress)
+        jobs[role] = partial(_read, connection, calls[role], reader, progress)
     return at_both(jobs, cancel)
 
 
-def _read(name: str, call: Any, reader: ResultReader, progress: Progress) -> Answer:
+def _read(connection: Connection, call: Any, reader: ResultReader, progress: Progress) -> Answer:
     """Read one stream to its end."""
     count, shown = 0, ""
     try:
-        with calling(name):
+        with calling(connection.place, "to denoise"):
             for reply in call:
                 count += reply.ByteSize()
                 reader.receive(reply)
                 done, total = reader.received
                 if done or reader.stage != shown:
                     shown = reader.stage
-                    progress(Step(name, shown, done, total if done else 0))
+                    progress(Step(connection.name, shown, done, total if done else 0))
         return Answer(reader.finish(), count)
     except DarkroomError as error:
         raise type(error)(f"{error} (while {reader.stage})") from error

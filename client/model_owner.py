@@ -20,7 +20,7 @@ from client.progress import Progress, Step, silent
 from proto import darkroom_pb2 as pb
 from proto.status import calling
 from proto.transport import chunks
-from protocols.errors import NetworkDescriptionError, PeerUnavailableError, RemoteProtocolError
+from protocols.errors import NetworkDescriptionError, RemoteProtocolError, SessionBrokenError
 from protocols.fixed_point import FRAC_BITS, encode
 from protocols.identifiers import PushId, Role, SessionId
 from protocols.network import Network
@@ -77,7 +77,7 @@ def push_model(config: HospitalConfig, model: Model, progress: Progress = silent
             content = _content(role, shares)
             timeout = MASKING_SECONDS + upload_seconds(len(content))
             calls[role] = connection.stub.PushModel.future(_requests(connection, header, content, progress), timeout=timeout)
-            jobs[role] = partial(_wait, connection.name, calls[role])
+            jobs[role] = partial(_wait, connection, calls[role])
         pushes = at_both(jobs, cancel)
     if pushes[Role.A] != pushes[Role.B]:
         raise RemoteProtocolError(f"server A holds push {pushes[Role.A]}, server B {pushes[Role.B]}: push the model again")
@@ -144,10 +144,10 @@ def _requests(
         progress(Step(connection.name, "receiving its share of the weights", sent, len(content)))
 
 
-def _wait(name: str, call: Any) -> PushId:
+def _wait(connection: Connection, call: Any) -> PushId:
     try:
-        with calling(name):
+        with calling(connection.place, "to take its share of the weights"):
             reply: pb.PushModelReply = call.result()
     except grpc.FutureCancelledError as error:
-        raise PeerUnavailableError(f"the call to {name} was cancelled") from error
+        raise SessionBrokenError(f"the call to {connection.place} was cancelled") from error
     return PushId(reply.push_id)

@@ -120,7 +120,7 @@ def _name(certificate_pem: bytes) -> str:
 
 def serving(channel: grpc.Channel, name: str) -> None:
     """Ask for health: it answers us, so it knows our certificate. Raises PeerUnavailableError, AccessDenied."""
-    with calling(name):
+    with calling(name, "for its health"):
         stub = health_pb2_grpc.HealthStub(channel)
         status = stub.Check(health_pb2.HealthCheckRequest(), timeout=DESCRIBE_SECONDS).status
     if status != health_pb2.HealthCheckResponse.SERVING:

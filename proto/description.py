@@ -59,7 +59,7 @@ class PartyService(rpc.PartyServicer):
 def describe(channel: grpc.Channel, name: str) -> Description:
     """Ask a party. Raises PeerUnavailableError, AccessDenied; ConfigurationError: it is of a version without this call."""
     before = time.time()
-    with calling(name):
+    with calling(name, "how it is"):
         reply = rpc.PartyStub(channel).Describe(pb.DescribeRequest(), timeout=DESCRIBE_SECONDS)
     after = time.time()
     return Description(

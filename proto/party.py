@@ -20,7 +20,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from proto import darkroom_pb2_grpc as rpc
 from proto.description import PartyService
-from proto.transport import Callers, Identity, Peer, listener_credentials, listener_options
+from proto.transport import SILENCE_SECONDS, Callers, Identity, Peer, checked_silence, listener_credentials, listener_options
 from protocols.errors import ConfigurationError
 
 GRACE_SECONDS: Final = 5.0  # calls under way at shutdown get this long
@@ -88,7 +88,11 @@ class Settings:
     def peer(self, name: str, section: str) -> Peer:
         """A peer that this party calls: [section] address, certificate."""
         certificate = self.public_file(self.text(section, "certificate"))
-        return Peer(name, self.text(section, "address"), certificate)
+        return Peer(name, self.text(section, "address"), certificate, self.silence_seconds())
+
+    def silence_seconds(self) -> float:
+        """How long a link may be silent before it is given up. Raises ConfigurationError."""
+        return checked_silence(self.text("silence_seconds", default=str(SILENCE_SECONDS)), f"{self.path}: silence_seconds")
 
     def callers(self) -> dict[str, bytes]:
         """Pinned certificates of those who may call, by identity name."""
@@ -103,7 +107,8 @@ def serve(settings: Settings, add_services: Callable[[grpc.Server, Callers], Non
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash must not write keys and shares to a disk
     callers = settings.callers()
-    server = grpc.server(futures.ThreadPoolExecutor(threads, thread_name_prefix="call"), options=listener_options())
+    options = listener_options(settings.silence_seconds())
+    server = grpc.server(futures.ThreadPoolExecutor(threads, thread_name_prefix="call"), options=options)
     add_services(server, Callers(callers))
     store = settings.resolve(settings.text("store")) if "store" in settings.values else None
     rpc.add_PartyServicer_to_server(PartyService(Callers(callers), callers, store), server)

@@ -1,5 +1,9 @@
-"""The one table between Darkroom's errors and gRPC status codes."""
+"""The one table between Darkroom's errors and gRPC status codes, and what a call that failed by itself means.
 
+UNAVAILABLE is never a party's answer: gRPC says it where there is no connection, so the two cannot be mistaken.
+"""
+
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final, NoReturn
@@ -10,6 +14,7 @@ from protocols.errors import (
     AccessDenied,
     BadInputError,
     BusyError,
+    CertificateError,
     ConfigurationError,
     DarkroomError,
     IntegrityError,
@@ -18,6 +23,23 @@ from protocols.errors import (
     NotFoundError,
     PeerUnavailableError,
     RemoteProtocolError,
+    SessionBrokenError,
+)
+
+# What gRPC calls its reasons, and ours. In order: the first that is found in the details decides.
+_HANDSHAKE: Final = (
+    (r"certificate has expired", "its certificate has expired: its operator must renew it, and you must pin the new one"),
+    (r"certificate is not yet valid", "its certificate is not valid yet: check the clocks of both machines"),
+    (
+        r"CERTIFICATE_VERIFY_FAILED|Hostname Verification",
+        "it shows another certificate than the one that is pinned for it here: check the address, and ask its operator which"
+        " certificate is right",
+    ),
+    (r"WRONG_VERSION_NUMBER", "what listens there does not speak TLS: check the address"),
+    (
+        r"failed to connect.*Socket closed|alert|handshake",
+        "it broke off the handshake: does its operator have our certificate, and has that not expired?",
+    ),
 )
 
 # In order: the first class that an error is an instance of decides.
@@ -25,7 +47,8 @@ TABLE: Final[tuple[tuple[type[DarkroomError], grpc.StatusCode], ...]] = (
     (NotFoundError, grpc.StatusCode.NOT_FOUND),
     (BadInputError, grpc.StatusCode.INVALID_ARGUMENT),
     (BusyError, grpc.StatusCode.RESOURCE_EXHAUSTED),
-    (PeerUnavailableError, grpc.StatusCode.UNAVAILABLE),
+    (SessionBrokenError, grpc.StatusCode.CANCELLED),
+    (PeerUnavailableError, grpc.StatusCode.ABORTED),
     (AccessDenied, grpc.StatusCode.PERMISSION_DENIED),
     (IntegrityError, grpc.StatusCode.DATA_LOSS),
     (MaterialReusedError, grpc.StatusCode.ALREADY_EXISTS),
@@ -40,19 +63,26 @@ def status_of(error: DarkroomError) -> grpc.StatusCode:
     return next((status for kind, status in TABLE if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
 
 
-def error_of(peer: str, call: grpc.RpcError) -> DarkroomError:
-    """The error that a failed call to `peer` means here."""
+def error_of(peer: str, call: grpc.RpcError, asked: str = "") -> DarkroomError:
+    """The error that a failed call to `peer` means here. asked: what for, as in "to store its share"."""
     status, details = call.code(), call.details() or "no details"
+    who = f"{peer}, asked {asked}" if asked else peer
     if status is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return PeerUnavailableError(f"{peer} did not answer in time")
-    if status is grpc.StatusCode.CANCELLED:
-        return PeerUnavailableError(f"the call to {peer} was cancelled")
-    if status is grpc.StatusCode.UNAVAILABLE and ("handshake" in details.lower() or "ssl" in details.lower()):
-        return PeerUnavailableError(
-            f"{peer} refused our certificate, or its certificate is not the pinned one (or one has expired): {details}"
-        )
+        return PeerUnavailableError(f"{who}: no answer in time. It is overloaded, or the line to it is dead: try again later")
+    if status is grpc.StatusCode.UNAVAILABLE:
+        return _no_connection(who, details)
     kind = next((kind for kind, known in TABLE if known is status), RemoteProtocolError)
-    return kind(f"{peer}: {details}")
+    return kind(f"{who}: {details}")
+
+
+def _no_connection(who: str, details: str) -> DarkroomError:
+    for pattern, meaning in _HANDSHAKE:
+        if re.search(pattern, details, re.IGNORECASE):
+            return CertificateError(f"{who}: {meaning}")
+    reason = details.rpartition(":")[2].strip(" ]")  # the innermost of a chain
+    if "failed to connect" in details or "resolving" in details:
+        return PeerUnavailableError(f"{who}: no connection ({reason}). Is it running, and is the address right?")
+    return PeerUnavailableError(f"{who}: the connection was lost ({reason}). Is it still running? Then try again")
 
 
 def abort(context: grpc.ServicerContext, error: DarkroomError) -> NoReturn:
@@ -62,9 +92,9 @@ def abort(context: grpc.ServicerContext, error: DarkroomError) -> NoReturn:
 
 
 @contextmanager
-def calling(peer: str) -> Generator[None]:
-    """Turn failed calls to `peer` inside the block into Darkroom's errors."""
+def calling(peer: str, asked: str = "") -> Generator[None]:
+    """Turn failed calls to `peer` inside the block into Darkroom's errors. asked: what for."""
     try:
         yield
     except grpc.RpcError as call:
-        raise error_of(peer, call) from call
+        raise error_of(peer, call, asked) from call

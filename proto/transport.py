@@ -20,14 +20,18 @@ from protocols.unpicklable import Unpicklable
 CHUNK_BYTES: Final = 1 << 20  # fastest of 64 KiB, 1 MiB and 16 MiB over gRPC with TLS on loopback
 MAX_MESSAGE_BYTES: Final = 4 << 20  # a chunk, its labels, and room for a network description; nothing larger is parsed
 CONNECT_SECONDS: Final = 20.0
+# A link on which nothing comes for this long is given up: half of it until the peer is asked for a sign of life, half for the
+# sign. Pings are answered while a party computes, so this can be short beside every deadline of a step.
+SILENCE_SECONDS: Final = 40.0
+SHORTEST_SILENCE_SECONDS: Final = 1.0  # below, pings would be traffic
+MAX_SILENCE_SECONDS: Final = 3600.0  # as long as no session is
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.enable_retries", 0),  # not even those that gRPC makes by itself: what was sent once is not sent again
-    ("grpc.keepalive_time_ms", 20_000),  # a dead peer shows within a minute
-    ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    # The peer may have the shortest silence that can be set, and is not to be sent away for asking too often.
+    ("grpc.http2.min_ping_interval_without_data_ms", int(SHORTEST_SILENCE_SECONDS * 1000 / 4)),
 )
 
 
@@ -41,11 +45,15 @@ class Identity(Unpicklable):
 
 @dataclass(frozen=True)
 class Peer:
-    """Where a peer listens, and the one certificate that it must show (PEM)."""
+    """Where a peer listens, the one certificate that it must show (PEM), and how long it may be silent."""
 
     name: str
     address: str
     certificate: bytes = field(repr=False)
+    silence_seconds: float = SILENCE_SECONDS
+
+    def __str__(self) -> str:
+        return f"{self.name} at {self.address}"
 
 
 def fingerprint(certificate_pem: bytes) -> str:
@@ -68,10 +76,14 @@ def certificate_name(certificate_pem: bytes) -> str:
 
 
 def open_channel(identity: Identity, peer: Peer) -> grpc.Channel:
-    """A channel that trusts exactly the pinned certificate of `peer`."""
+    """A channel that trusts exactly the pinned certificate of `peer`, and gives it up when it is silent for too long."""
     credentials = grpc.ssl_channel_credentials(peer.certificate, identity.private_key, identity.certificate)
     name = ("grpc.ssl_target_name_override", certificate_name(peer.certificate))
-    return grpc.secure_channel(peer.address, credentials, options=[*_OPTIONS, name])
+    # gRPC's name for what is also the time that one attempt to connect may take, handshake included.
+    attempt = ("grpc.min_reconnect_backoff_ms", int(peer.silence_seconds * 500))
+    return grpc.secure_channel(
+        peer.address, credentials, options=[*_OPTIONS, *_sign_of_life(peer.silence_seconds), name, attempt]
+    )
 
 
 def listener_credentials(identity: Identity, allowed: Iterable[bytes]) -> grpc.ServerCredentials:
@@ -80,9 +92,27 @@ def listener_credentials(identity: Identity, allowed: Iterable[bytes]) -> grpc.S
     return grpc.ssl_server_credentials([pair], root_certificates=b"\n".join(allowed), require_client_auth=True)
 
 
-def listener_options() -> tuple[tuple[str, int], ...]:
+def listener_options(silence_seconds: float = SILENCE_SECONDS) -> tuple[tuple[str, int], ...]:
     """Message limits and keep-alive for a server; a port in use is an error, not shared."""
-    return (*_OPTIONS, ("grpc.so_reuseport", 0))
+    return (*_OPTIONS, *_sign_of_life(silence_seconds), ("grpc.so_reuseport", 0))
+
+
+def checked_silence(text: str, where: str) -> float:
+    """The seconds that a configuration file allows a peer to be silent. Raises ConfigurationError."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not SHORTEST_SILENCE_SECONDS <= seconds <= MAX_SILENCE_SECONDS:
+        raise ConfigurationError(
+            f"{where} must be a number of seconds from {SHORTEST_SILENCE_SECONDS:g} to {MAX_SILENCE_SECONDS:g}, not {text[:40]!r}"
+        )
+    return seconds
+
+
+def _sign_of_life(silence_seconds: float) -> tuple[tuple[str, int], ...]:
+    half = int(silence_seconds * 500)
+    return (("grpc.keepalive_time_ms", half), ("grpc.keepalive_timeout_ms", half))
 
 
 class Callers:

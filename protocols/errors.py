@@ -12,6 +12,10 @@ class ConfigurationError(DarkroomError):
     """A configuration file, key file or certificate is missing, unreadable or inconsistent."""
 
 
+class CertificateError(ConfigurationError):
+    """A peer shows another certificate than the pinned one, one of the two has expired, or the peer refuses ours."""
+
+
 class BadInputError(DarkroomError):
     """The user's file or value cannot be processed: wrong format, size or content."""
 
@@ -34,6 +38,10 @@ class PeerUnavailableError(DarkroomError):
 
 class BusyError(PeerUnavailableError):
     """A peer's queue is full: try again later."""
+
+
+class SessionBrokenError(PeerUnavailableError):
+    """A session ended because of something elsewhere: another party knows what, and its error is the one to show."""
 
 
 class AccessDenied(DarkroomError):  # noqa: N818 - the field's word for it

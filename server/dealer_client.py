@@ -44,25 +44,25 @@ class DealerClient:
 
     def __init__(self, channel: grpc.Channel, peer: Peer) -> None:
         self._stub = rpc.DealerStub(channel)
-        self._name = f"{peer.name} at {peer.address}"
+        self._name = str(peer)
 
     def open_push(self, network: Network, boots: Boots) -> PushId:
         """Fresh weight masks. Run by server A."""
         request = pb.OpenPushRequest(network=network.to_json(), boot_a=boots.a, boot_b=boots.b)
-        with calling(self._name):
+        with calling(self._name, "for fresh masks of the weights"):
             return PushId(self._stub.OpenPush(request, timeout=CONNECT_SECONDS).push_id)
 
     def claim_push(self, push: PushId, network: Network, boots: Boots) -> bytes:
         """This server's seed for the weight masks."""
         request = pb.ClaimPushRequest(push_id=str(push), boot_a=boots.a, boot_b=boots.b, network_digest=network.digest)
-        with calling(self._name):
+        with calling(self._name, "for its half of the masks"):
             return bytes(self._stub.ClaimPush(request, timeout=CONNECT_SECONDS).seed)
 
     def open_material(self, push: PushId, plan: Plan, boots: Boots) -> MaterialId:
         """Fresh session material. Run by server A. Raises NotFoundError where the dealer no longer knows the push."""
         size = pb.Size(height=plan.height, width=plan.width)
         request = pb.OpenMaterialRequest(push_id=str(push), size=size, boot_a=boots.a, boot_b=boots.b)
-        with calling(self._name):
+        with calling(self._name, "for fresh material"):
             return MaterialId(self._stub.OpenMaterial(request, timeout=CONNECT_SECONDS).material_id)
 
     def claim_material(self, material: MaterialId, push: PushId, plan: Plan, boots: Boots) -> Batch:
@@ -70,7 +70,7 @@ class DealerClient:
         request = pb.ClaimMaterialRequest(
             material_id=str(material), push_id=str(push), plan_digest=plan.digest, boot_a=boots.a, boot_b=boots.b
         )
-        with calling(self._name):
+        with calling(self._name, "for its half of the material"):
             stream = self._stub.ClaimMaterial(request, timeout=DEALING_SECONDS)
             first = next(stream)
         if first.WhichOneof("content") != "seed" or len(first.seed) != KEY_BYTES:
@@ -80,7 +80,7 @@ class DealerClient:
         return batch
 
     def _corrections(self, stream: Iterator[pb.MaterialChunk], batch: Batch) -> Iterator[pb.Correction]:
-        with calling(self._name):
+        with calling(self._name, "for its half of the material"):
             for message in stream:
                 if message.WhichOneof("content") == "correction":
                     batch.dealt_bytes += len(message.correction.chunk)

@@ -18,6 +18,7 @@ from protocols.errors import (
     NotFoundError,
     PeerUnavailableError,
     RemoteProtocolError,
+    SessionBrokenError,
 )
 from protocols.identifiers import BootId, MaterialId, PushId, Role
 from protocols.plan import Plan, plan_for
@@ -28,7 +29,7 @@ from server.models import MaskedModel, ModelRegistry, PushedModel, WeightMasking
 from server.order import OrderTerms, check_accept, check_order, make_order, order_digest, shared_key
 from server.peer_channel import PeerChannel
 from server.pipe import Kind
-from server.relays import expect, receive_opening, relay_corrections, relay_openings, send_opening
+from server.relays import WORKER_ENDED, expect, receive_opening, relay_corrections, relay_openings, send_opening
 from server.worker_pool import WorkerPool, WorkerProcess
 
 MAX_MATERIAL_BYTES: Final = 6 << 30  # corrections that a worker of B holds; a larger image needs tiles
@@ -248,7 +249,9 @@ class Evaluator:
             worker.pipe.send(Kind.GO)
             stats, share = relay_openings(worker.pipe, channel, plan)
         except OSError as error:  # the pipe: broken, or closed under us
-            raise PeerUnavailableError(f"the evaluation at server {self.role.value} was stopped") from error
+            if abort.aborted:
+                raise SessionBrokenError("the session was cancelled: the caller has gone, or the other server") from error
+            raise PeerUnavailableError(WORKER_ENDED) from error
         finally:
             batch.cancel()
             worker.stop()
@@ -266,11 +269,17 @@ class Abort:
         self._worker: WorkerProcess | None = None
         self._aborted = False
 
+    @property
+    def aborted(self) -> bool:
+        """Whether the session was stopped from outside."""
+        with self._lock:
+            return self._aborted
+
     def watch(self, worker: WorkerProcess) -> None:
-        """The worker to stop. Raises PeerUnavailableError where the session was aborted already."""
+        """The worker to stop. Raises SessionBrokenError where the session was aborted already."""
         with self._lock:
             if self._aborted:
-                raise PeerUnavailableError("the session was cancelled")
+                raise SessionBrokenError("the session was cancelled: the caller has gone, or the other server")
             self._worker = worker
 
     def watch_channel(self, channel: PeerChannel) -> None:

@@ -28,6 +28,8 @@ class OrderTerms:
 
 
 TERMS: Final = tuple(field.name for field in fields(OrderTerms))
+# What a user can do about a term that differs; the others are a fault of a server, or of the edge's program.
+REMEDIES: Final = {"upload_id": ". They hold different uploads of this model: push it again with `darkroom model push`"}
 
 
 def make_order(terms: OrderTerms, *, push_id: str, material_id: str, contribution: bytes) -> pb.PeerOrder:
@@ -40,7 +42,9 @@ def check_order(order: pb.PeerOrder, expected: OrderTerms) -> None:
     """Run by server B. Raises RemoteProtocolError naming the first term that differs."""
     for name in TERMS:
         if getattr(order, name) != getattr(expected, name):
-            raise RemoteProtocolError(f"servers A and B disagree on {name}: A says {getattr(order, name)!r}")
+            raise RemoteProtocolError(
+                f"servers A and B disagree on {name}: A says {getattr(order, name)!r}{REMEDIES.get(name, '')}"
+            )
     if len(order.contribution) != KEY_BYTES:
         raise RemoteProtocolError("A's contribution to the shared key has the wrong length")
 

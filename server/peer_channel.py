@@ -11,21 +11,29 @@ from typing import Final
 import grpc
 
 from proto import darkroom_pb2 as pb
-from protocols.errors import BusyError, LocalProtocolError, PeerUnavailableError, RemoteProtocolError
+from proto.status import error_of
+from protocols.errors import (
+    BusyError,
+    LocalProtocolError,
+    PeerUnavailableError,
+    RemoteProtocolError,
+    SessionBrokenError,
+)
 from protocols.identifiers import Role, SessionId
 
 QUEUED_MESSAGES: Final = 8  # of about 1 MiB: enough to keep the stream busy, little enough to bound memory
 STALL_SECONDS: Final = 120.0  # a peer that takes nothing for this long is dead
+TRY_AGAIN: Final = "if no other error says why, see its log, and try again"
 WAITING_LIMIT: Final = 64  # streams of B that A has not asked for yet
 
 
 class PeerChannel:
     """One end of the stream; one thread may send while another receives."""
 
-    def __init__(self, peer: Role, boot: str = "") -> None:
-        """boot: the peer's boot id, where its hello has told us."""
+    def __init__(self, peer: Role, boot: str = "", address: str = "") -> None:
+        """boot: the peer's boot id, where its hello has told us. address: where we dial it, if we do."""
         self.boot = boot
-        self._peer = f"server {peer.value}"
+        self._peer = f"server {peer.value} at {address}" if address else f"server {peer.value}"
         self._outgoing: queue.Queue[pb.PeerMessage | None] = queue.Queue(maxsize=QUEUED_MESSAGES)
         self._incoming: Iterator[pb.PeerMessage] | None = None
         self._cancel: Callable[[], object] | None = None
@@ -50,7 +58,7 @@ class PeerChannel:
             yield message
 
     def send(self, message: pb.PeerMessage) -> None:
-        """Queue a message. Raises PeerUnavailableError when the link is closed or the peer takes nothing."""
+        """Queue a message. Raises SessionBrokenError: the link is closed. PeerUnavailableError: the peer takes nothing."""
         waited = 0.0
         while not self._closed.is_set():
             try:
@@ -61,19 +69,20 @@ class PeerChannel:
                     raise PeerUnavailableError(f"{self._peer} has taken nothing for {STALL_SECONDS:.0f} s") from None
             else:
                 return
-        raise PeerUnavailableError(f"the link to {self._peer} is closed")
+        raise SessionBrokenError(f"the link to {self._peer} is closed; {TRY_AGAIN}")
 
     def receive(self) -> pb.PeerMessage:
-        """The next message. Raises PeerUnavailableError when the link ends or breaks."""
+        """The next message. Raises SessionBrokenError: the link ended or broke; or what the peer answered instead."""
         if self._incoming is None:
             raise LocalProtocolError("the channel is not attached")
         try:
             return next(self._incoming)
         except StopIteration as end:
-            raise PeerUnavailableError(f"{self._peer} ended the link") from end
+            raise SessionBrokenError(f"{self._peer} ended the link of this session; {TRY_AGAIN}") from end
         except grpc.RpcError as error:
-            details = error.details() if isinstance(error, grpc.Call) else ""
-            raise PeerUnavailableError(f"the link to {self._peer} broke: {details or 'connection lost'}") from error
+            if isinstance(error, grpc.Call):
+                raise error_of(self._peer, error, "for this session's order") from error
+            raise SessionBrokenError(f"the link to {self._peer} broke; {TRY_AGAIN}") from error  # at A: B's call has gone
 
     def expect(self, content: str) -> pb.PeerMessage:
         """The next message, which must be of this kind. Raises RemoteProtocolError."""
@@ -97,7 +106,7 @@ class PeerChannel:
         try:
             while True:
                 self.receive()
-        except PeerUnavailableError:
+        except SessionBrokenError:
             pass  # A has ended the call, as it should; had it failed, A's own answer to the edge says so
 
     def abort(self) -> None:

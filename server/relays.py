@@ -6,6 +6,7 @@ what never comes. Run by both servers.
 
 import threading
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from proto import darkroom_pb2 as pb
 from proto.transport import CHUNK_BYTES
@@ -13,6 +14,10 @@ from protocols.errors import DarkroomError, LocalProtocolError, PeerUnavailableE
 from protocols.plan import Plan
 from server.peer_channel import PeerChannel
 from server.pipe import Kind, Pipe
+
+WORKER_ENDED: Final = (
+    "the worker process ended in the middle of an evaluation: out of memory? Its last lines are in this server's log"
+)
 
 
 def relay_corrections(corrections: Iterator[pb.Correction], pipe: Pipe, due: Sequence[int]) -> None:
@@ -43,7 +48,7 @@ def expect(pipe: Pipe, kind: Kind) -> bytes:
     """The worker's next frame, which must be of this kind. Raises PeerUnavailableError, RemoteProtocolError."""
     header = pipe.receive_header()
     if header is None:
-        raise PeerUnavailableError("the worker process ended: out of memory? its last lines are in this server's log")
+        raise PeerUnavailableError(WORKER_ENDED)
     payload = bytes(pipe.receive_bytes(header.length))
     if header.kind is Kind.FAILED:
         raise RemoteProtocolError(f"the evaluation failed: {payload.decode()}")
@@ -82,7 +87,7 @@ def relay_openings(pipe: Pipe, channel: PeerChannel, plan: Plan) -> tuple[pb.Wor
                 channel.send(pb.PeerMessage(opening=opening))
                 offset += len(chunk)
         if header is None:
-            raise PeerUnavailableError("the worker process ended in the middle of an evaluation")
+            raise PeerUnavailableError(WORKER_ENDED)
         payload = bytes(pipe.receive_bytes(header.length))
         if header.kind is Kind.FAILED:
             raise RemoteProtocolError(f"the evaluation failed: {payload.decode()}")

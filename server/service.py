@@ -21,6 +21,7 @@ from protocols.errors import (
     ConfigurationError,
     DarkroomError,
     RemoteProtocolError,
+    SessionBrokenError,
 )
 from protocols.identifiers import ObjectId, Role, SessionId
 from protocols.network import MIN_SIDE
@@ -75,6 +76,9 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
             expected = self._check_store(header)
             words = (request.chunk for request in requests)
             self._objects.write(str(object_id), header.SerializeToString(), words, expected, replace=False)
+            if not context.is_active():  # the client has taken it back before it was whole, and will not ask again
+                self._objects.delete(str(object_id))
+                raise SessionBrokenError(f"the client left while {object_id} was stored; it is deleted")
             log.info("stored", object=str(object_id), height=header.size.height, width=header.size.width)
         return pb.StoreReply()
 
@@ -256,7 +260,7 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
         """Open our stream to A. Run by server B."""
         if self._leader is None:
             raise ConfigurationError("server A has no leader to dial")
-        channel = PeerChannel(Role.A)
+        channel = PeerChannel(Role.A, address=self._config.leader.address if self._config.leader else "")
         hello = pb.PeerHello(session_id=session_id, boot_b=str(self._evaluator.boot_id))
         channel.send(pb.PeerMessage(hello=hello))
         call = self._leader.Follow(channel.outgoing(), timeout=SESSION_SECONDS)

@@ -133,7 +133,9 @@ class FakeStream:
 
 @dataclass
 class FakePush:
-    reply: pb.PushModelReply | Refused
+    """A call that is waited for: what it gives, or how it fails."""
+
+    reply: pb.PushModelReply | pb.StoreReply | Refused
 
     def result(self):
         if isinstance(self.reply, Refused):
@@ -176,11 +178,19 @@ class FakeServer:
         self._enter("ListModels")
         return pb.ListModelsReply()
 
-    def Store(self, requests, timeout):
+    @property
+    def Store(self):
+        return Mock(future=self._store)
+
+    def _store(self, requests, timeout):
+        if "Store" in self.fail:
+            self.calls.append("Store")
+            return FakePush(self.fail["Store"])
         self._enter("Store")
         messages = list(requests)
         header = messages[0].header
         self.objects[header.object_id] = (header, b"".join(message.chunk for message in messages[1:]))
+        return FakePush(pb.StoreReply())
 
     def Delete(self, request, timeout):
         self._enter("Delete")
@@ -235,7 +245,9 @@ def servers(monkeypatch) -> dict[Role, FakeServer]:
 
     @contextmanager
     def connect(_config, _identity):
-        yield {role: Connection(role, fake.channel, fake.stub) for role, fake in fakes.items()}
+        yield {
+            role: Connection(role, fake.channel, fake.stub, f"{role.value.lower()}.example:7600") for role, fake in fakes.items()
+        }
 
     for module in (acquisition, edge, model_owner, doctor):
         monkeypatch.setattr(module, "connect", connect)

@@ -124,7 +124,7 @@ def test_a_server_that_is_down_is_found_before_anything_is_stored(hospital, serv
 
 def test_a_failed_store_leaves_nothing(hospital, servers, image, refused):
     servers[Role.B].fail["Store"] = refused(grpc.StatusCode.PERMISSION_DENIED, "not you")
-    with pytest.raises(AccessDenied, match="server B: not you; nothing was stored"):
+    with pytest.raises(AccessDenied, match="server B at b.example:7600, asked to store its share: not you; nothing was stored"):
         store(hospital, image)
     assert servers[Role.A].calls[-1] == "Delete"
     assert [fake.objects for fake in servers.values()] == [{}, {}]
@@ -172,7 +172,9 @@ def test_a_full_disk_is_found_before_the_upload(hospital, servers, image, monkey
 def test_delete_asks_both_servers_and_says_which_failed(hospital, servers, image, refused):
     record = store(hospital, image)
     servers[Role.A].fail["Delete"] = refused(UNAVAILABLE)
-    with pytest.raises(PeerUnavailableError, match="server A: on purpose; server B deleted its share"):
+    with pytest.raises(
+        PeerUnavailableError, match=r"server A at a.example:7600, asked to delete.*on purpose.*; server B deleted its share"
+    ):
         delete(hospital, record.object_id)
     assert servers[Role.B].objects == {}
     assert files(hospital) == [f"{record.object_id}.json"]

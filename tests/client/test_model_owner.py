@@ -63,8 +63,10 @@ def test_failed_pushes(hospital, servers, model, refused):
     servers[Role.B].push_id = PushId("6" * 32)
     with pytest.raises(RemoteProtocolError, match="push the model again"):
         push_model(hospital, model)
-    servers[Role.A].fail["push-end"] = refused(grpc.StatusCode.UNAVAILABLE, "no dealer")
-    with pytest.raises(PeerUnavailableError, match="server A: no dealer"):
+    servers[Role.A].fail["push-end"] = refused(grpc.StatusCode.ABORTED, "no dealer")
+    with pytest.raises(
+        PeerUnavailableError, match="server A at a.example:7600, asked to take its share of the weights: no dealer"
+    ):
         push_model(hospital, model)
 
 

@@ -122,7 +122,7 @@ def test_a_broken_link_is_no_end():
     channel = PeerChannel(Role.A)
     channel.attach(breaks())
     channel.receive()
-    with pytest.raises(PeerUnavailableError, match="the link to server A broke: connection lost"):
+    with pytest.raises(PeerUnavailableError, match="the link to server A broke;"):
         channel.receive()
 
 

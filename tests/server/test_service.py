@@ -40,6 +40,10 @@ class Context:
     def __init__(self, name):
         self.name = name
         self.callbacks = []
+        self.active = True
+
+    def is_active(self):
+        return self.active
 
     def abort(self, status, details):
         raise Refused(status, details)
@@ -167,6 +171,15 @@ def test_an_object_is_stored_once(service, role):
     assert caught.value.status is grpc.StatusCode.INVALID_ARGUMENT
     service.Delete(pb.DeleteRequest(object_id=str(OBJECT)), Context("client"))
     store(service, role)
+
+
+def test_an_upload_that_the_client_has_left_is_not_kept(service, role):
+    """The client asks for its deletion before it is whole, is told that nothing is here, and never asks again."""
+    context = Context("client")
+    context.active = False
+    with pytest.raises(Refused, match="it is deleted"):
+        store(service, role, context)
+    assert service._objects.names() == []
 
 
 @pytest.mark.parametrize(
