@@ -56,9 +56,16 @@ class DealingLedger:
         self._batches: OrderedDict[MaterialId, Batch] = OrderedDict()
 
     def open_push(self, network: Network, boots: tuple[str, str]) -> PushId:
-        """Name fresh weight masks."""
+        """Name fresh weight masks.
+
+        Another run of a server has begun where the boot ids differ: what was dealt under earlier ones can never be claimed again,
+        and is forgotten, keys and all.
+        """
         push = PushId.fresh()
         with self._lock:
+            for entries in (self._pushes, self._batches):
+                for identifier in [identifier for identifier, entry in entries.items() if entry.boots != boots]:
+                    del entries[identifier]
             self._pushes[push] = Push(network, boots)
             while len(self._pushes) > PUSH_LIMIT:
                 self._pushes.popitem(last=False)

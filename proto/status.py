@@ -37,7 +37,7 @@ _HANDSHAKE: Final = (
     ),
     (r"WRONG_VERSION_NUMBER", "what listens there does not speak TLS: check the address"),
     (
-        r"failed to connect.*Socket closed|alert|handshake",
+        r"\d: Socket closed|Tls handshake failed",  # with nothing said about the handshake: after it, so having seen ours
         "it broke off the handshake: does its operator have our certificate, and has that not expired?",
     ),
 )
@@ -79,7 +79,7 @@ def _no_connection(who: str, details: str) -> DarkroomError:
     for pattern, meaning in _HANDSHAKE:
         if re.search(pattern, details, re.IGNORECASE):
             return CertificateError(f"{who}: {meaning}")
-    reason = details.rpartition(":")[2].strip(" ]")  # the innermost of a chain
+    reason = (re.findall(r"[A-Za-z][A-Za-z ]+", details) or [details])[-1].strip()  # the innermost of a chain
     if "failed to connect" in details or "resolving" in details:
         return PeerUnavailableError(f"{who}: no connection ({reason}). Is it running, and is the address right?")
     return PeerUnavailableError(f"{who}: the connection was lost ({reason}). Is it still running? Then try again")

@@ -6,8 +6,10 @@ belongs to another role, fails the handshake (client side), or finds no identity
 """
 
 import hashlib
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from typing import Final
 
 import grpc
@@ -25,10 +27,13 @@ CONNECT_SECONDS: Final = 20.0
 SILENCE_SECONDS: Final = 40.0
 SHORTEST_SILENCE_SECONDS: Final = 1.0  # below, pings would be traffic
 MAX_SILENCE_SECONDS: Final = 3600.0  # as long as no session is
+RECONNECT_SECONDS: Final = 1.0  # two attempts to connect
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.enable_retries", 0),  # not even those that gRPC makes by itself: what was sent once is not sent again
+    ("grpc.initial_reconnect_backoff_ms", 100),  # a peer that was restarted is found again within a second
+    ("grpc.max_reconnect_backoff_ms", int(RECONNECT_SECONDS * 500)),
     ("grpc.http2.max_pings_without_data", 0),
     # The peer may have the shortest silence that can be set, and is not to be sent away for asking too often.
     ("grpc.http2.min_ping_interval_without_data_ms", int(SHORTEST_SILENCE_SECONDS * 1000 / 4)),
@@ -84,6 +89,24 @@ def open_channel(identity: Identity, peer: Peer) -> grpc.Channel:
     return grpc.secure_channel(
         peer.address, credentials, options=[*_OPTIONS, *_sign_of_life(peer.silence_seconds), name, attempt]
     )
+
+
+def wait_for_reconnection(channel: grpc.Channel) -> None:
+    """Where the last attempt to connect failed, wait a moment for the next: gRPC would answer a call with the old failure.
+
+    For channels that outlive a session. Says nothing; the call that follows does.
+    """
+    states: SimpleQueue[grpc.ChannelConnectivity] = SimpleQueue()
+    channel.subscribe(states.put, try_to_connect=True)
+    deadline = time.monotonic() + RECONNECT_SECONDS
+    try:
+        failed = states.get() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
+        while failed:
+            failed = states.get(timeout=max(0.0, deadline - time.monotonic())) is not grpc.ChannelConnectivity.READY
+    except Empty:
+        pass  # it is still gone
+    finally:
+        channel.unsubscribe(states.put)
 
 
 def listener_credentials(identity: Identity, allowed: Iterable[bytes]) -> grpc.ServerCredentials:

@@ -9,7 +9,7 @@ import grpc
 from proto import darkroom_pb2 as pb
 from proto import darkroom_pb2_grpc as rpc
 from proto.status import calling
-from proto.transport import CONNECT_SECONDS, Peer
+from proto.transport import CONNECT_SECONDS, Peer, wait_for_reconnection
 from protocols.errors import RemoteProtocolError
 from protocols.identifiers import MaterialId, PushId
 from protocols.network import Network
@@ -43,18 +43,21 @@ class DealerClient:
     """Run by both servers; opening is for A alone."""
 
     def __init__(self, channel: grpc.Channel, peer: Peer) -> None:
+        self._channel = channel
         self._stub = rpc.DealerStub(channel)
         self._name = str(peer)
 
     def open_push(self, network: Network, boots: Boots) -> PushId:
         """Fresh weight masks. Run by server A."""
         request = pb.OpenPushRequest(network=network.to_json(), boot_a=boots.a, boot_b=boots.b)
+        wait_for_reconnection(self._channel)
         with calling(self._name, "for fresh masks of the weights"):
             return PushId(self._stub.OpenPush(request, timeout=CONNECT_SECONDS).push_id)
 
     def claim_push(self, push: PushId, network: Network, boots: Boots) -> bytes:
         """This server's seed for the weight masks."""
         request = pb.ClaimPushRequest(push_id=str(push), boot_a=boots.a, boot_b=boots.b, network_digest=network.digest)
+        wait_for_reconnection(self._channel)
         with calling(self._name, "for its half of the masks"):
             return bytes(self._stub.ClaimPush(request, timeout=CONNECT_SECONDS).seed)
 
@@ -62,6 +65,7 @@ class DealerClient:
         """Fresh session material. Run by server A. Raises NotFoundError where the dealer no longer knows the push."""
         size = pb.Size(height=plan.height, width=plan.width)
         request = pb.OpenMaterialRequest(push_id=str(push), size=size, boot_a=boots.a, boot_b=boots.b)
+        wait_for_reconnection(self._channel)
         with calling(self._name, "for fresh material"):
             return MaterialId(self._stub.OpenMaterial(request, timeout=CONNECT_SECONDS).material_id)
 
@@ -70,6 +74,7 @@ class DealerClient:
         request = pb.ClaimMaterialRequest(
             material_id=str(material), push_id=str(push), plan_digest=plan.digest, boot_a=boots.a, boot_b=boots.b
         )
+        wait_for_reconnection(self._channel)
         with calling(self._name, "for its half of the material"):
             stream = self._stub.ClaimMaterial(request, timeout=DEALING_SECONDS)
             first = next(stream)

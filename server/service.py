@@ -14,7 +14,7 @@ from proto import darkroom_pb2 as pb
 from proto import darkroom_pb2_grpc as rpc
 from proto.conversion import packing_from_wire
 from proto.status import abort
-from proto.transport import CONNECT_SECONDS, Callers, chunks, open_channel
+from proto.transport import CONNECT_SECONDS, Callers, chunks, open_channel, wait_for_reconnection
 from protocols.errors import (
     BadInputError,
     BusyError,
@@ -64,7 +64,7 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
         self._sessions: OrderedDict[SessionId, None] = OrderedDict()
         self._under_way: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._leader = rpc.PeerLinkStub(open_channel(config.identity, config.leader)) if config.leader else None
+        self._leader = open_channel(config.identity, config.leader) if config.leader else None
 
     # --- images ---
 
@@ -260,10 +260,11 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
         """Open our stream to A. Run by server B."""
         if self._leader is None:
             raise ConfigurationError("server A has no leader to dial")
+        wait_for_reconnection(self._leader)
         channel = PeerChannel(Role.A, address=self._config.leader.address if self._config.leader else "")
         hello = pb.PeerHello(session_id=session_id, boot_b=str(self._evaluator.boot_id))
         channel.send(pb.PeerMessage(hello=hello))
-        call = self._leader.Follow(channel.outgoing(), timeout=SESSION_SECONDS)
+        call = rpc.PeerLinkStub(self._leader).Follow(channel.outgoing(), timeout=SESSION_SECONDS)
         channel.attach(call, cancel=call.cancel)
         return channel
 

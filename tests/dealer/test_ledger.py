@@ -178,3 +178,15 @@ def test_of_many_threads_one_gets_the_half():
         for thread in threads:
             thread.join(10)
         assert len(got) == 1
+
+
+def test_what_was_dealt_to_an_earlier_run_of_a_server_is_forgotten():
+    """Its keys are the material of a dead session: nobody can claim it, and whoever reads this memory could unmask with it."""
+    ledger, push, material = opened()
+    kept = ledger.open_push(NETWORK, BOOTS)
+    assert set(ledger._pushes) == {push, kept}
+    fresh = ledger.open_push(NETWORK, RESTARTED[0])
+    assert set(ledger._pushes) == {fresh}
+    assert not ledger._batches
+    with pytest.raises(NotFoundError):
+        ledger.claim_batch(Role.A, material, push, PLAN.digest, BOOTS)

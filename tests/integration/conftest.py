@@ -22,6 +22,7 @@ from protocols.network import (
     PixelUnshuffle,
     SigmaMap,
 )
+from tests.integration.failing_site import FailingSite, failing_site
 
 NETWORK = Network(
     (
@@ -64,6 +65,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def cluster(tmp_path_factory: pytest.TempPathFactory, model: Model) -> Iterator[Simulation]:
     with simulation(tmp_path_factory.mktemp("cluster") / "site", tell=print) as running:
         push_model(load_config(running.hospital_file), model)
+        yield running
+
+
+@pytest.fixture(scope="session")
+def failing(tmp_path_factory: pytest.TempPathFactory, model: Model) -> Iterator[FailingSite]:
+    """Parties of their own for tests that kill them, and lines between them to cut and stall."""
+    with failing_site(tmp_path_factory.mktemp("failing") / "site") as running:
+        push_model(running.config, model)
         yield running
 
 

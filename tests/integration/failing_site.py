@@ -1,0 +1,121 @@
+"""Dealer, server A and server B as processes with a line between any two that talk: kill, restart, cut and stall them."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from client.config import HospitalConfig, load_config
+from darkroom.child_processes import Children, children
+from darkroom.provision import Site, provision
+from darkroom.settings_files import Addresses, dealer_settings, hospital_settings, server_settings
+from darkroom.simulation import LISTEN, MODULES
+from tests.integration.line import Line
+
+SILENCE_SECONDS: Final = 4.0  # a link on which nothing comes is given up; the deployed default is ten times that
+LINES: Final = ("client-a", "client-b", "peer", "dealer-a", "dealer-b")
+WAIT_SECONDS: Final = 60.0
+
+
+class FailingSite:
+    """The three parties, restartable, each behind lines whose addresses stay the same."""
+
+    def __init__(self, site: Site, processes: Children, silence_seconds: float) -> None:
+        self.site = site
+        self._processes = processes
+        self._silence = silence_seconds
+        self.lines = {name: Line() for name in LINES}
+        for name in MODULES:
+            self.start(name)
+        hospital_settings(site, Addresses(self.lines["client-a"].address, self.lines["client-b"].address))
+        for path in site.root.glob("*.toml"):
+            text = path.read_text()
+            path.write_text(text.replace("[hospital]\n", f'[hospital]\nsilence_seconds = "{silence_seconds}"\n'))
+
+    @property
+    def hospital_file(self) -> Path:
+        return self.site.root / "hospital.toml"
+
+    @property
+    def config(self) -> HospitalConfig:
+        return load_config(self.hospital_file)
+
+    def addresses(self, name: str) -> list[str]:
+        """Where others find a party: what an error must name one of."""
+        return [line.address for line in self._leading_to(name)]
+
+    def start(self, name: str) -> None:
+        """Start a party, again perhaps, and lead its lines to it."""
+        settings = {
+            "dealer": lambda: dealer_settings(self.site, LISTEN),
+            "server-a": lambda: server_settings(self.site, name, LISTEN, dealer=self.lines["dealer-a"].address),
+            "server-b": lambda: server_settings(
+                self.site, name, LISTEN, dealer=self.lines["dealer-b"].address, leader=self.lines["peer"].address
+            ),
+        }[name]()
+        settings.write_text(f'silence_seconds = "{self._silence}"\n{settings.read_text()}')
+        ready = self.site.folder(name) / {"dealer": "dealer.ready", "server-a": "a.ready", "server-b": "b.ready"}[name]
+        address = self._processes.start(name, MODULES[name], settings, self.site.logs / f"{name}.log", ready)
+        for line in self._leading_to(name):
+            line.repair(address)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL; then the lines do what the kernel of a dead process does."""
+        os.kill(self._processes.names[name], signal.SIGKILL)
+        for line in self._leading_to(name):
+            line.cut()
+
+    def _leading_to(self, name: str) -> list[Line]:
+        names = {"dealer": ("dealer-a", "dealer-b"), "server-a": ("client-a", "peer"), "server-b": ("client-b",)}[name]
+        return [self.lines[line] for line in names]
+
+    def repair(self) -> None:
+        """Every line passes everything on again."""
+        for line in self.lines.values():
+            line.repair()
+
+    def require_no_session(self, *servers: str) -> None:
+        """Wait until none of these servers has a worker beside the warm one. Raises AssertionError."""
+        for name in servers:
+            wait_until(lambda name=name: len(self.workers(name)) <= 1, f"{name} keeps the worker of a session that is over")
+
+    def workers(self, name: str) -> list[int]:
+        """Process ids of a server's workers; any of the server's threads may have started them."""
+        lists = Path(f"/proc/{self._processes.names[name]}/task").glob("*/children")
+        return [int(child) for children in lists for child in children.read_text().split()]
+
+    def wait_for_stored(self, expected: list[str]) -> None:
+        """Wait until the stores hold just this. Raises AssertionError."""
+        wait_until(lambda: self.stored() == expected, "a share, or a part of one, is left in a store")
+
+    def stored(self) -> list[str]:
+        """What lies in both servers' stores of objects, half-written files included."""
+        return sorted(
+            f"{letter}/{path.name}"
+            for letter in "ab"
+            for path in self.site.root.glob(f"server-{letter}/{letter}.store/objects/*")
+        )
+
+
+def wait_until(happened: Callable[[], bool], otherwise: str) -> None:
+    """What another process does in its own time. Raises AssertionError when it does not."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not happened():
+        assert time.monotonic() < deadline, otherwise
+        threading.Event().wait(0.05)
+
+
+@contextlib.contextmanager
+def failing_site(root: Path, silence_seconds: float = SILENCE_SECONDS) -> Iterator[FailingSite]:
+    """Start everything, stop everything."""
+    with children() as processes:
+        running = FailingSite(provision(root), processes, silence_seconds)
+        try:
+            yield running
+        finally:
+            for line in running.lines.values():
+                line.close()

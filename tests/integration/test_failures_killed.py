@@ -1,0 +1,105 @@
+"""SIGKILL of each party in each main step: a sentence that names it, no worker left, and the next request works."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from client import acquisition, edge
+from client.progress import Step
+from client.records import ObjectRecord
+from darkroom.exit_codes import ExitCode, exit_code_of
+from protocols.errors import DarkroomError
+from tests.integration.conftest import picture
+from tests.integration.failing_site import FailingSite
+
+SIDE = 256  # the result, and each opening, is several times what a held line lets through
+HELD_BYTES = 1 << 17
+# The stage at which to kill, and the line that is held so that the step cannot be over before the signal arrives.
+STEPS = {
+    "waiting": (("server B", "waiting for server A"), "dealer-a", 0),
+    "dealing": (("server B", "dealing"), "dealer-b", 0),
+    "evaluating": (("server B", "evaluating"), "peer", HELD_BYTES),
+    "result from A": (("server A", "sending the result"), "client-a", HELD_BYTES),
+    "result from B": (("server B", "sending the result"), "client-b", HELD_BYTES),
+}
+NAMES = {"server-a": "server A", "server-b": "server B", "dealer": "the dealer"}
+REMEDY = re.compile("Is it running, and is the address right|Is it still running. Then try again")
+KILLED = [
+    ("waiting", "server-a"),
+    ("waiting", "server-b"),
+    ("waiting", "dealer"),
+    ("dealing", "server-a"),
+    ("dealing", "server-b"),
+    ("dealing", "dealer"),
+    ("evaluating", "server-a"),
+    ("evaluating", "server-b"),
+    ("result from A", "server-a"),
+    ("result from B", "server-b"),
+]
+
+
+pytestmark = pytest.mark.timeout(600)  # parties are started again, and the machine may be busy
+
+
+@pytest.fixture(scope="module")
+def record(failing: FailingSite) -> ObjectRecord:
+    stored = acquisition.store(failing.config, picture(SIDE, SIDE), sigma=0.05)
+    edge.denoise(failing.config, stored.object_id, model="tiny")
+    return stored
+
+
+@pytest.fixture(autouse=True)
+def _repaired(failing: FailingSite) -> Iterator[None]:
+    yield
+    failing.repair()
+
+
+@pytest.mark.parametrize(("step", "party"), KILLED)
+def test_killed_while_an_image_is_denoised(failing: FailingSite, record: ObjectRecord, step: str, party: str) -> None:
+    stage, line, held = STEPS[step]
+    failing.lines[line].stall(held)
+    killed: list[str] = []
+
+    def kill(shown: Step) -> None:
+        if (shown.who, shown.stage) == stage and not killed:
+            killed.append(party)
+            failing.kill(party)
+
+    with pytest.raises(DarkroomError) as caught:
+        edge.denoise(failing.config, record.object_id, model="tiny", progress=kill)
+    assert killed
+    assert exit_code_of(caught.value) is ExitCode.PEER
+    sentence = str(caught.value)
+    assert any(f"{NAMES[party]} at {address}, asked" in sentence for address in failing.addresses(party)), sentence
+    assert f"(while {stage[1]})" in sentence or party == "dealer", sentence
+    assert REMEDY.search(sentence), sentence
+    failing.require_no_session(*{"server-a", "server-b"} - {party})
+    failing.start(party)
+    failing.repair()
+    edge.denoise(failing.config, record.object_id, model="tiny")
+
+
+def test_killed_while_a_share_is_stored(failing: FailingSite) -> None:
+    before, records = failing.stored(), sorted(failing.config.objects.iterdir())
+    failing.lines["client-b"].stall(HELD_BYTES)  # what the client sends is held too, so the share cannot be whole
+    killed: list[str] = []
+
+    def kill(shown: Step) -> None:
+        if (shown.who, shown.stage) == ("server B", "receiving its share") and not killed:
+            killed.append(shown.who)
+            failing.kill("server-b")
+
+    with pytest.raises(DarkroomError) as caught:
+        acquisition.store(failing.config, picture(512, 512), sigma=0.05, progress=kill)
+    assert killed
+    sentence = str(caught.value)
+    assert exit_code_of(caught.value) is ExitCode.PEER
+    assert sentence.startswith(f"server B at {failing.lines['client-b'].address}, asked to store its share: "), sentence
+    object_id = re.search(r"server B may still hold a share: run `darkroom delete ([0-9a-f]{32})`", sentence)
+    assert object_id, sentence
+    failing.start("server-b")
+    failing.repair()
+    acquisition.delete(failing.config, object_id[1])  # as the sentence says
+    assert failing.stored() == before
+    assert sorted(failing.config.objects.iterdir()) == records
