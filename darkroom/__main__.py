@@ -5,11 +5,24 @@ import signal
 import sys
 import traceback
 from types import FrameType
-from typing import NoReturn
+from typing import Final, NoReturn
+
+INTERRUPTED: Final = 130  # `darkroom.exit_codes` says the same; importing it takes time in which Ctrl-C may come
 
 
 def main() -> NoReturn:
     """Run one command and exit with the code that it deserves (`darkroom.exit_codes`)."""
+    try:
+        code = _run()
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        print("darkroom: interrupted", file=sys.stderr)
+    sys.exit(code)
+
+
+def _run() -> int | str | None:
+    """Run one command; its exit code."""
     # Before gRPC is imported: its own lines about sockets and handshakes are not for users; our errors say the same.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -27,19 +40,14 @@ def main() -> NoReturn:
     debug = len(arguments) < len(sys.argv) - 1 or os.environ.get("DARKROOM_DEBUG", "") not in ("", "0")
     try:
         app(arguments, prog_name="darkroom")
-        code: int | str | None = ExitCode.OK
     except DarkroomError as error:
         if debug:
             traceback.print_exception(error)
         err().print(f"darkroom: {error}", markup=False)
-        code = exit_code_of(error)
-    except KeyboardInterrupt:
-        code = ExitCode.INTERRUPTED
+        return exit_code_of(error)
     except SystemExit as stop:
-        code = stop.code
-    if code == ExitCode.INTERRUPTED:
-        err().print("darkroom: interrupted")
-    sys.exit(code)
+        return stop.code
+    return ExitCode.OK
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

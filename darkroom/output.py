@@ -69,7 +69,8 @@ class Stages:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._bars.stop()
+        if self._bars.live.is_started:  # else it would print an empty line
+            self._bars.stop()
 
     def __call__(self, step: Step) -> None:
         """Show one step."""

@@ -28,6 +28,7 @@ class FailingSite:
         self.site = site
         self._processes = processes
         self._silence = silence_seconds
+        self._killed: set[str] = set()
         self.lines = {name: Line() for name in LINES}
         for name in MODULES:
             self.start(name)
@@ -60,11 +61,13 @@ class FailingSite:
         settings.write_text(f'silence_seconds = "{self._silence}"\n{settings.read_text()}')
         ready = self.site.folder(name) / {"dealer": "dealer.ready", "server-a": "a.ready", "server-b": "b.ready"}[name]
         address = self._processes.start(name, MODULES[name], settings, self.site.logs / f"{name}.log", ready)
+        self._killed.discard(name)
         for line in self._leading_to(name):
             line.repair(address)
 
     def kill(self, name: str) -> None:
         """SIGKILL; then the lines do what the kernel of a dead process does."""
+        self._killed.add(name)
         os.kill(self._processes.names[name], signal.SIGKILL)
         for line in self._leading_to(name):
             line.cut()
@@ -74,7 +77,9 @@ class FailingSite:
         return [self.lines[line] for line in names]
 
     def repair(self) -> None:
-        """Every line passes everything on again."""
+        """Start who was killed; every line passes everything on again."""
+        for name in sorted(self._killed):  # the dealer first
+            self.start(name)
         for line in self.lines.values():
             line.repair()
 

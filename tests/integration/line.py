@@ -46,12 +46,19 @@ class Line:
         self._budget: int | None = None  # bytes that still pass from the target; None: all
         self._up = True
         self._connections: set[Connection] = set()
+        self._holding = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
     def stall(self, after_bytes: int = 0) -> None:
         """From now on so many bytes come from the target, and then nothing goes either way; connections stay open."""
         with self._changed:
             self._budget = after_bytes
+
+    @property
+    def holding(self) -> bool:
+        """Whether somebody has sent what a stall keeps back."""
+        with self._changed:
+            return self._holding > 0
 
     def cut(self) -> None:
         """Reset what is connected, and whatever comes."""
@@ -120,5 +127,7 @@ class Line:
         with self._changed:
             if self._budget is not None:
                 self._budget -= count
+            self._holding += 1
             self._changed.wait_for(lambda: connection.broken or self._budget is None or self._budget > 0)
+            self._holding -= 1
             return not connection.broken

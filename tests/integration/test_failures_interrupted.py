@@ -1,0 +1,177 @@
+"""Ctrl-C in each command: exit code 130, one line, nothing on standard output, and nothing left anywhere."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from client import acquisition, edge
+from client.model_file import Model, save_model
+from client.records import ObjectRecord
+from darkroom.provision import provision
+from tests.integration.conftest import picture
+from tests.integration.failing_site import FailingSite, wait_until
+
+SECONDS = 300.0
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def start(*arguments: object) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "darkroom", *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "200"}
+    )
+
+
+def interrupt(running: "subprocess.Popen[str]") -> str:
+    """Send SIGINT; check how the command ends. Returns what it has said on standard error since."""
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=SECONDS)
+    assert running.returncode == 130, err
+    assert out == ""
+    assert "Traceback" not in err
+    lines = err.splitlines()
+    assert lines[-1] == "darkroom: interrupted"
+    assert sum("interrupted" in line for line in lines) == 1
+    return err
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a command is given to work on."""
+
+    site: FailingSite
+    npy: Path
+    object_id: str
+    model: Path
+
+    def config(self, name: str) -> tuple[str, Path]:
+        return "--config", self.site.site.root / name
+
+
+@pytest.fixture
+def given(failing: FailingSite, npy: Path, model: Model, tmp_path: Path) -> Iterator[Given]:
+    record = acquisition.store(failing.config, picture(), sigma=0.05)
+    edge.denoise(failing.config, record.object_id, model="tiny")
+    path = tmp_path / "tiny.safetensors"
+    save_model(path, model.network, model.weights, bound=8.0)
+    yield Given(failing, npy, str(record.object_id), path)
+    failing.repair()
+
+
+# The line on which it waits for ever, and the command.
+HELD: dict[str, tuple[str, Callable[[Given], tuple[object, ...]]]] = {
+    "store": ("client-b", lambda g: ("store", g.npy, *g.config("client.toml"))),
+    "denoise ID": (
+        "peer",
+        lambda g: ("denoise", g.object_id, "-o", g.npy.with_name("out.npy"), "--model", "tiny", *g.config("edge.toml")),
+    ),
+    "denoise FILE": (
+        "peer",
+        lambda g: ("denoise", g.npy, "-o", g.npy.with_name("out.npy"), "--model", "tiny", *g.config("hospital.toml")),
+    ),
+    "delete": ("client-a", lambda g: ("delete", g.object_id, *g.config("client.toml"))),
+    "doctor": ("client-a", lambda g: ("doctor", *g.config("hospital.toml"))),
+    "model push": ("dealer-a", lambda g: ("model", "push", g.model, *g.config("model-owner.toml"))),
+    "model list": ("client-a", lambda g: ("model", "list", *g.config("hospital.toml"))),
+}
+
+
+@pytest.mark.parametrize("command", HELD)
+def test_interrupted_while_a_peer_does_not_answer(given: Given, command: str) -> None:
+    line, arguments = HELD[command]
+    before, records = given.site.stored(), sorted(given.site.config.objects.iterdir())
+    given.site.lines[line].stall()
+    running = start(*arguments(given))
+    wait_until(lambda: given.site.lines[line].holding or running.poll() is not None, "nothing was sent")
+    interrupt(running)
+    assert not given.npy.with_name("out.npy").exists()
+    assert {path.name for path in given.npy.parent.iterdir()} == {"in.npy", "tiny.safetensors"}
+    assert sorted(given.site.config.objects.iterdir()) == records
+    given.site.repair()
+    given.site.wait_for_stored(before)
+    given.site.require_no_session("server-a", "server-b")
+    edge.denoise(given.site.config, given.object_id, model="tiny")
+
+
+def test_interrupted_while_a_share_is_stored(failing: FailingSite, tmp_path: Path) -> None:
+    """B has a part of it, A the whole: what reaches a server that answers is taken back, and the rest is said."""
+    before = failing.stored()
+    path = tmp_path / "large.npy"
+    np.save(path, picture(512, 512).pixels.numpy())
+    failing.lines["client-b"].stall(1 << 16)
+    running = start("store", path, "--sigma", "25", "--config", failing.site.root / "client.toml")
+    assert running.stderr is not None
+    try:
+        while line := running.stderr.readline():
+            if "server A" in line and "stored its share" in line:
+                break
+        wait_until(lambda: failing.lines["client-b"].holding, "nothing was sent")
+        err = interrupt(running)
+    finally:
+        failing.repair()
+    assert "server B may still hold a share: run `darkroom delete" in err
+    acquisition.delete(failing.config, err.partition("darkroom delete ")[2][:32])
+    failing.wait_for_stored(before)
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Every process whose command line names this folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if os.fsencode(folder) in entry.read_bytes():
+                found.append(int(entry.parent.name))
+        except OSError:
+            pass  # it has just ended
+    return found
+
+
+@pytest.mark.parametrize(("command", "after"), [("up", "server B listens on"), ("demo", "dealer listens on")])
+def test_interrupted_while_the_simulation_starts(tmp_path: Path, command: str, after: str) -> None:
+    folder = tmp_path / "site"
+    out = ("--out", tmp_path / "out") if command == "demo" else ()
+    running = start(command, "--dir", folder, *out)
+    assert running.stderr is not None
+    seen = []
+    while line := running.stderr.readline():
+        seen.append(line)
+        if after in line:
+            break
+    assert seen, "it said nothing"
+    assert after in seen[-1], seen
+    interrupt(running)
+    assert processes_of(folder) == []
+    if command == "demo":
+        assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_interrupted_while_it_provisions(tmp_path: Path) -> None:
+    site = provision(tmp_path / "site")
+    certificate = site.certificate("dealer", held_by="dealer")
+    certificate.unlink()
+    os.mkfifo(certificate)
+    before = sorted(site.root.rglob("*"))
+    running = start("provision", "--dir", site.root)
+    writer = os.open(certificate, os.O_WRONLY)  # returns when the command has opened it, and now waits for what it says
+    interrupt(running)
+    os.close(writer)
+    assert sorted(site.root.rglob("*")) == before
+
+
+def test_interrupted_while_a_key_is_exported(failing: FailingSite, tmp_path: Path) -> None:
+    record: ObjectRecord = acquisition.store(failing.config, picture(), sigma=0.05)
+    config = tmp_path / "client.toml"
+    os.mkfifo(config)
+    running = start("key", "export", record.object_id, "-o", tmp_path / "ward.json", "--config", config)
+    writer = os.open(config, os.O_WRONLY)  # returns when the command has opened it, and now waits for what it says
+    interrupt(running)
+    os.close(writer)
+    assert [path.name for path in tmp_path.iterdir()] == ["client.toml"]
