@@ -63,9 +63,10 @@ class DealingLedger:
         """
         push = PushId.fresh()
         with self._lock:
-            for entries in (self._pushes, self._batches):
-                for identifier in [identifier for identifier, entry in entries.items() if entry.boots != boots]:
-                    del entries[identifier]
+            for earlier in [name for name, entry in self._pushes.items() if entry.boots != boots]:
+                del self._pushes[earlier]
+            for dead in [name for name, batch in self._batches.items() if batch.boots != boots]:
+                del self._batches[dead]
             self._pushes[push] = Push(network, boots)
             while len(self._pushes) > PUSH_LIMIT:
                 self._pushes.popitem(last=False)

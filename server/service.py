@@ -74,7 +74,7 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
             header = next(requests, pb.StoreRequest()).header
             object_id = ObjectId(header.object_id)
             expected = self._check_store(header)
-            words = (request.chunk for request in requests)
+            words = _chunks_only(requests)
             self._objects.write(str(object_id), header.SerializeToString(), words, expected, replace=False)
             if not context.is_active():  # the client has taken it back before it was whole, and will not ask again
                 self._objects.delete(str(object_id))
@@ -196,7 +196,7 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
         with _answering(context), self._place(self._callers.require(context, "model-owner")):
             header = next(requests, pb.PushModelRequest()).header
             self._begin_session(header.session_id)
-            self._models.upload(header, (request.chunk for request in requests))
+            self._models.upload(header, _chunks_only(requests))
             push_id = self._mask(header.session_id, header.name, stop)
             log.info("model pushed", model=header.name, push=push_id)
         return pb.PushModelReply(push_id=push_id)
@@ -293,6 +293,15 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
             self._sessions[session] = None
             if len(self._sessions) > REMEMBERED_SESSIONS:
                 self._sessions.popitem(last=False)
+
+
+def _chunks_only(requests: Iterator[pb.StoreRequest] | Iterator[pb.PushModelRequest]) -> Iterator[bytes]:
+    """What follows the header of an upload. Raises RemoteProtocolError: something else than a chunk of words, or an empty one."""
+    for request in requests:
+        if not request.chunk:
+            kind = request.WhichOneof("content") or "nothing"
+            raise RemoteProtocolError(f"the upload holds {kind}, where words of the share were due")
+        yield request.chunk
 
 
 @contextmanager

@@ -75,7 +75,9 @@ class ShareStore:
                 self._refuse_taken(name, replace)  # another upload of the same name may have been faster
                 part.replace(path)
         except OSError as error:
-            raise PeerUnavailableError(f"this server cannot store the share: {error.strerror}") from error
+            raise PeerUnavailableError(
+                f"this server cannot store the share: {error.strerror}; its operator must see to the disk of its store"
+            ) from error
         finally:
             part.unlink(missing_ok=True)
 
