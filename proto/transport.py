@@ -135,7 +135,8 @@ def checked_silence(text: str, where: str) -> float:
 
 def _sign_of_life(silence_seconds: float) -> tuple[tuple[str, int], ...]:
     half = int(silence_seconds * 500)
-    return (("grpc.keepalive_time_ms", half), ("grpc.keepalive_timeout_ms", half))
+    # gRPC waits for the answer to a ping by the third of these, whose default is a minute.
+    return (("grpc.keepalive_time_ms", half), ("grpc.keepalive_timeout_ms", half), ("grpc.http2.ping_timeout_ms", half))
 
 
 class Callers:

@@ -145,11 +145,21 @@ class MeetingPoint:
         if channel is not None:
             channel.close()
 
-    def take(self, session: SessionId, seconds: float) -> PeerChannel:
-        """Wait for B's stream. Raises PeerUnavailableError."""
+    def wake(self) -> None:
+        """Whoever waits looks again whether its session goes on."""
         with self._condition:
-            if not self._condition.wait_for(lambda: session in self._arrived, seconds):
+            self._condition.notify_all()
+
+    def take(self, session: SessionId, seconds: float, given_up: Callable[[], bool] = lambda: False) -> PeerChannel:
+        """Wait for B's stream. given_up: whether the session has ended meanwhile; looked at after `wake`.
+
+        Raises PeerUnavailableError, SessionBrokenError.
+        """
+        with self._condition:
+            if not self._condition.wait_for(lambda: session in self._arrived or given_up(), seconds):
                 raise PeerUnavailableError(
                     f"server B did not join the session within {seconds:.0f} s: is it running, and can it reach server A?"
                 )
+            if given_up():
+                raise SessionBrokenError("the session was cancelled before server B joined")
             return self._arrived.pop(session)

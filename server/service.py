@@ -106,6 +106,7 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
         """Run by the edge."""
         stop = Abort()
         context.add_callback(stop)
+        context.add_callback(self._meeting.wake)
         with _answering(context), self._place(caller := self._callers.require(context, "edge")):
             self._begin_session(request.session_id)
             task, stored_words = self._checked(request, caller)
@@ -143,7 +144,7 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
     def _lead(self, task: EvaluationRequest, stop: Abort) -> Generator[str, None, Outcome]:
         session = SessionId(task.session_id)
         yield "waiting for server B"
-        channel = self._meeting.take(session, CONNECT_SECONDS)
+        channel = self._meeting.take(session, CONNECT_SECONDS, lambda: stop.aborted)
         stop.watch_channel(channel)
         try:
             with self._evaluator.turn:
@@ -193,6 +194,7 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
         """Run by the model owner: keep the shares, then open w - b with the other server."""
         stop = Abort()
         context.add_callback(stop)
+        context.add_callback(self._meeting.wake)
         with _answering(context), self._place(self._callers.require(context, "model-owner")):
             header = next(requests, pb.PushModelRequest()).header
             self._begin_session(header.session_id)
@@ -204,7 +206,7 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
     def _mask(self, session_id: str, name: str, stop: Abort) -> str:
         model = self._models.load(name)
         if self._role is Role.A:
-            channel = self._meeting.take(SessionId(session_id), UPLOAD_SECONDS)
+            channel = self._meeting.take(SessionId(session_id), UPLOAD_SECONDS, lambda: stop.aborted)
         else:
             channel = self._dial(session_id)
         stop.watch_channel(channel)

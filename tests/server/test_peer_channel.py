@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from proto import darkroom_pb2 as pb
-from protocols.errors import BusyError, LocalProtocolError, PeerUnavailableError, RemoteProtocolError
+from protocols.errors import BusyError, LocalProtocolError, PeerUnavailableError, RemoteProtocolError, SessionBrokenError
 from protocols.identifiers import Role, SessionId
 from server import peer_channel
 from server.peer_channel import QUEUED_MESSAGES, MeetingPoint, PeerChannel
@@ -222,3 +222,14 @@ def test_a_stream_that_was_asked_for_stays():
     meeting.expire(SESSION)
     ours.send(opening(1))
     assert theirs.receive().opening.label == 1
+
+
+def test_a_session_that_is_given_up_does_not_wait_for_its_stream():
+    """A push that the model owner has left would keep one of the owner's two places for minutes."""
+    point, gone = MeetingPoint(), threading.Event()
+    thread, outcome = running(lambda: point.take(SESSION, 60, gone.is_set))
+    gone.set()
+    point.wake()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert isinstance(outcome[0], SessionBrokenError)
