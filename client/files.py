@@ -17,6 +17,7 @@ PRIVATE_MODE: Final = 0o600
 PUBLIC_MODE: Final = 0o666  # less the umask, as any program's output
 _OTHERS: Final = 0o077
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NUMPY_SHORT: Final = "requested and"  # numpy writes to files by itself: "16384 requested and 8176 written" is its full disk
 
 
 @contextmanager
@@ -98,6 +99,7 @@ def require_regular(path: Path, limit: int) -> int:
 
 
 def _unwritable(path: Path, error: OSError) -> ConfigurationError:
-    if error.errno in _NO_SPACE:
+    short = error.errno is None and _NUMPY_SHORT in str(error)
+    if error.errno in _NO_SPACE or short:
         return ConfigurationError(f"{path} was not written, the disk is full: free some space in {path.parent} and try again")
     return ConfigurationError(f"{path} cannot be written: {error.strerror or error}")
