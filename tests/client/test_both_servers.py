@@ -1,5 +1,4 @@
 import threading
-import time
 
 import pytest
 
@@ -18,9 +17,11 @@ def run(a, b, cancel=lambda: None):
     return at_both({Role.A: a, Role.B: b}, cancel)
 
 
-def failing(error, after=0.0):
+def failing(error, after=None):
+    """A call that fails at once, or when the event `after` says so."""
+
     def job():
-        time.sleep(after)
+        assert after is None or after.wait(60)
         raise error
 
     return job
@@ -46,14 +47,16 @@ def test_the_other_call_is_cancelled_when_one_fails():
 )
 @pytest.mark.parametrize("first", [True, False])
 def test_the_more_telling_error_wins(telling, first):
-    unreachable = failing(PeerUnavailableError("server B went away"), 0.0 if first else 0.02)
+    cancelled = threading.Event()  # comes when one call has failed and the other's grace is over
+    unreachable = failing(PeerUnavailableError("server B went away"), None if first else cancelled)
     with pytest.raises(type(telling)):
-        run(unreachable, failing(telling, 0.02 if first else 0.0))
+        run(unreachable, failing(telling, cancelled if first else None), cancelled.set)
 
 
 def test_of_two_alike_the_earlier_wins():
+    cancelled = threading.Event()
     with pytest.raises(PeerUnavailableError, match="earlier"):
-        run(failing(PeerUnavailableError("later"), 0.02), failing(PeerUnavailableError("earlier")))
+        run(failing(PeerUnavailableError("later"), cancelled), failing(PeerUnavailableError("earlier")), cancelled.set)
 
 
 def test_a_bug_is_not_hidden():
