@@ -61,11 +61,9 @@ def provision(
     Each folder holds its own role's secrets alone. What DIR holds already is kept, addresses too; expired certificates are
     renewed. The fingerprints on standard error are compared by telephone. A dealer at a server's host is refused.
 
-    Example: [bold]darkroom provision --dir site --server-a a.example:7601 --server-b b.example:7602
-    --dealer d.example:7600[/bold]
+    Example: [bold]darkroom provision --dir site --server-a a.example:7601 --server-b b.example:7602[/bold], and --dealer
 
-    Example: [bold]darkroom provision --dir /var/lib/darkroom --role server-b[/bold] and its addresses, then
-    [bold]darkroom accept[/bold]
+    Example: [bold]darkroom provision --dir mine --role server-b[/bold] and the addresses; then accept, for each peer
     """
     from darkroom.site_commands import run_provision
 
@@ -92,7 +90,7 @@ def accept(
 ) -> None:
     """Pin a peer's certificate for the roles in DIR, if it has the fingerprint that its owner read out.
 
-    Example: [bold]darkroom accept server-a.crt --fingerprint "9f3a 11c0 ..." --dir /var/lib/darkroom[/bold]
+    Example: [bold]darkroom accept server-a.crt --fingerprint "9f3a 11c0 ..." --dir mine[/bold]
     """
     from darkroom.site_commands import run_accept
 
@@ -103,7 +101,7 @@ def accept(
 def fingerprints(dir: DirOption, json: JsonOption = None) -> None:
     """Show the fingerprints of the roles in DIR, to be read out, and of the peers that they pin, to be compared.
 
-    Example: [bold]darkroom fingerprints --dir /var/lib/darkroom[/bold]
+    Example: [bold]darkroom fingerprints --dir sim[/bold]
     """
     from darkroom.site_commands import run_fingerprints
 
