@@ -20,11 +20,11 @@ setup: .venv/.run
 
 # A stamp is made only when all of its packages are in, so an interrupted set-up is continued by the next.
 .venv/.run: $(PACKAGES)
-	@scripts/setup.sh server
+	@scripts/setup.sh server,codecs,anonymize
 	@touch $@
 
 .venv/.dev: .venv/.run
-	@scripts/setup.sh server,dev
+	@scripts/setup.sh server,codecs,anonymize,dev
 	@touch $@
 
 # BM3D, for the evaluation alone: non-commercial licence (pyproject.toml).

@@ -127,6 +127,7 @@ def pack_object(
         keys=keys,
         grant="",
         upload_bytes=0,
+        kept_pixels=0 if image.origin.kept is None else int(image.origin.kept.mask.sum()),
     )
     return PackedObject(record, share(words))
 

@@ -6,8 +6,8 @@ the servers see an ordinary completed call, and nobody tries again on his own.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, Final
 
@@ -66,6 +66,7 @@ class Denoised(Unpicklable):
     upload_bytes: int  # protobuf messages to both servers, without TLS and HTTP/2: the edge's, and those that stored the object
     download_bytes: int
     blind: BlindResult | None = None
+    planes: int = 1  # of a file of several, the pixels are the first one's, and the costs those of all
 
     @property
     def estimate(self) -> Float64[Tensor, "h w"]:
@@ -135,6 +136,31 @@ def denoise(
         upload_bytes=record.upload_bytes + sum(request.ByteSize() for request in requests.values()),
         download_bytes=sum(answer.download_bytes for answer in answers.values()),
         blind=blind,
+    )
+
+
+def combined(results: Sequence[Denoised]) -> Denoised:
+    """The results of all planes of one file as one: costs are added up, peaks are the highest."""
+    if len(results) == 1:
+        return results[0]
+
+    def total(role: Role) -> ServerCost:
+        costs = [result.costs[role] for result in results]
+        peaks = ("peak_rss_bytes", "dealer_peak_rss_bytes")
+        return ServerCost(
+            **{
+                cost.name: (max if cost.name in peaks else sum)(getattr(each, cost.name) for each in costs)
+                for cost in fields(ServerCost)
+            }
+        )
+
+    return replace(
+        results[0],
+        costs={role: total(role) for role in Role},
+        sigma=max(result.sigma for result in results),
+        upload_bytes=sum(result.upload_bytes for result in results),
+        download_bytes=sum(result.download_bytes for result in results),
+        planes=len(results),
     )
 
 

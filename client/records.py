@@ -1,25 +1,33 @@
 """Object records: what the hospital keeps of a stored object. One JSON file per object, mode 0600, never half written.
 
-A record is a secret: it holds the object's noise keys and grant. The DICOM header lies beside it as `<id>.dcm`, mode
-0600 too. Neither leaves the hospital; an edge elsewhere in it gets a copy of both.
+A record is a secret: it holds the object's noise keys and grant. Beside it, mode 0600 too, lies what a result's file needs:
+the DICOM header (`<id>.dcm`), the header of another form (`<id>.header`), and pixels that are no part of the picture
+(`<id>.kept`, an .npz). None of them leaves the hospital; an edge elsewhere in it gets a copy of all.
 """
 
 import enum
+import io
 import json
 import math
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from client.dicom import load_header, serialise_header
 from client.files import PRIVATE_MODE, read_private, replacing
-from client.origin import MAX_PIXELS, MIN_IMAGE_SIDE, Kind, Normalisation, Origin
+from client.origin import MAX_PIXELS, MIN_IMAGE_SIDE, KeptPixels, Kind, Normalisation, Origin
 from protocols.errors import BadInputError, ConfigurationError, LocalProtocolError, NotFoundError, RemoteProtocolError
 from protocols.identifiers import ObjectId
 from protocols.packing import NoiseKeys, PackingMode
 from protocols.unpicklable import Unpicklable
 
 FORMAT: Final = 1
+_DICOM: Final = ".dcm"
+_HEADER: Final = ".header"
+_KEPT: Final = ".kept"
 # What a file that is no record raises; RecursionError: thousands of nested brackets.
 _DAMAGED: Final = (
     ValueError,
@@ -60,6 +68,7 @@ class ObjectRecord(Unpicklable):
     keys: NoiseKeys = field(repr=False)
     grant: str = field(repr=False)
     upload_bytes: int  # protobuf messages that storing took, without TLS and HTTP/2
+    kept_pixels: int = 0  # how many pixels are no part of the picture; a number alone says nothing about the image
 
 
 def parse_object_id(text: "str | ObjectId") -> ObjectId:
@@ -93,10 +102,25 @@ def render_record(record: ObjectRecord) -> bytes:
 
 
 def save_header(folder: Path, object_id: ObjectId, origin: Origin) -> None:
-    """Put the DICOM header, if there is one, beside the record. Run by the client. Raises ConfigurationError."""
+    """Put beside the record what a result's file needs: header and kept pixels. Run by the client. Raises ConfigurationError."""
+    contents: dict[str, bytes] = {}
     if origin.dataset is not None:
-        with replacing(_header_path(folder, object_id), mode=PRIVATE_MODE) as file:
-            file.write(serialise_header(origin.dataset))
+        contents[_DICOM] = serialise_header(origin.dataset)
+    if origin.header:
+        contents[_HEADER] = origin.header
+    if origin.kept is not None:
+        out = io.BytesIO()
+        np.savez_compressed(out, mask=origin.kept.mask, values=origin.kept.values)
+        contents[_KEPT] = out.getvalue()
+    for suffix, content in contents.items():
+        with replacing(_path(folder, object_id, suffix), mode=PRIVATE_MODE) as file:
+            file.write(content)
+
+
+def companions(folder: Path, object_id: ObjectId) -> list[Path]:
+    """The files beside a record: whoever gets the record needs them too."""
+    paths = [_path(folder, object_id, suffix) for suffix in (_DICOM, _HEADER, _KEPT)]
+    return [path for path in paths if path.exists()]
 
 
 def load_record(folder: Path, object_id: ObjectId) -> ObjectRecord:
@@ -130,16 +154,37 @@ def load_stored(folder: Path, object_id: ObjectId) -> ObjectRecord:
 
 
 def load_origin(folder: Path, record: ObjectRecord) -> Origin:
-    """What the result's file needs. Run by the edge. Raises BadInputError: the DICOM header is gone or damaged."""
-    dataset = load_header(_header_path(folder, record.object_id)) if record.kind is Kind.DICOM else None
-    return Origin(record.kind, record.normalisation, record.bits, record.name, dataset)
+    """What the result's file needs. Run by the edge.
+
+    Raises BadInputError: the DICOM header is gone or damaged. ConfigurationError: another file beside the record is.
+    """
+    dataset = load_header(_path(folder, record.object_id, _DICOM)) if record.kind is Kind.DICOM else None
+    header_path = _path(folder, record.object_id, _HEADER)
+    header = read_private(header_path, "the image's header") if record.kind is Kind.NIFTI or header_path.exists() else b""
+    kept = _load_kept(folder, record) if record.kept_pixels else None
+    return Origin(record.kind, record.normalisation, record.bits, record.name, dataset, kept, header)
+
+
+def _load_kept(folder: Path, record: ObjectRecord) -> KeptPixels:
+    path = _path(folder, record.object_id, _KEPT)
+    content = read_private(path, "the pixels that are no part of the picture,")
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            mask, values = arrays["mask"], arrays["values"]
+    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
+        raise ConfigurationError(f"{path} is damaged: store the image again") from error
+    sizes = (mask.dtype, mask.shape, values.dtype, values.shape)
+    if sizes != (np.dtype(bool), (record.height, record.width), np.dtype(np.float64), (int(mask.sum()),)):
+        raise ConfigurationError(f"{path} does not fit the record of {record.object_id}: store the image again")
+    return KeptPixels(mask, values)
 
 
 def delete_record(folder: Path, object_id: ObjectId) -> bool:
-    """Remove header and record; whether there was a record. Raises ConfigurationError."""
+    """Remove the record and what lies beside it; whether there was a record. Raises ConfigurationError."""
     path = _record_path(folder, object_id)
     try:
-        _header_path(folder, object_id).unlink(missing_ok=True)
+        for companion in companions(folder, object_id):
+            companion.unlink(missing_ok=True)
         existed = path.exists()
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -151,8 +196,8 @@ def _record_path(folder: Path, object_id: ObjectId) -> Path:
     return folder / f"{object_id}.json"
 
 
-def _header_path(folder: Path, object_id: ObjectId) -> Path:
-    return folder / f"{object_id}.dcm"
+def _path(folder: Path, object_id: ObjectId, suffix: str) -> Path:
+    return folder / f"{object_id}{suffix}"
 
 
 def _to_json(record: ObjectRecord) -> dict[str, Any]:
@@ -176,6 +221,7 @@ def _to_json(record: ObjectRecord) -> dict[str, Any]:
         "key_b": record.keys.key_b.hex(),
         "grant": record.grant,
         "upload_bytes": record.upload_bytes,
+        "kept_pixels": record.kept_pixels,
     }
 
 
@@ -200,6 +246,7 @@ def _from_json(content: Any) -> ObjectRecord:
         keys=NoiseKeys(bytes.fromhex(content["key_a"]), bytes.fromhex(content["key_b"])),
         grant=_text(content["grant"]),
         upload_bytes=_whole(content["upload_bytes"]),
+        kept_pixels=_whole(content.get("kept_pixels", 0)),  # records of 0.1.0 have none
     )
     if min(record.height, record.width) < MIN_IMAGE_SIDE or record.height * record.width > MAX_PIXELS:
         raise ValueError("size out of range")

@@ -122,6 +122,8 @@ def build_report(
         "mode": denoised.mode.value,
         "model": {"name": denoised.model, "push_id": str(denoised.push_id)},
     }
+    if denoised.planes > 1:
+        report["image"]["planes"] = denoised.planes
     if quality is not None:
         report["quality"] = {name: _finite(value) for name, value in vars(quality).items()}
     if exactness is not None:

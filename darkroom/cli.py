@@ -60,6 +60,12 @@ PackingOption = Annotated[
         " that stays in while the servers work; no server ever gets a key."
     ),
 ]
+AnonymizeOption = Annotated[
+    bool,
+    typer.Option(
+        "--anonymize", help="Take the patient out of a DICOM result's header (PS3.15 Annex E, basic profile). Pixels stay."
+    ),
+]
 PackingSigmaOption = Annotated[
     float | None,
     typer.Option("--packing-sigma", metavar="S", min=0.0, help="Packing noise in 1/255 of the range (gaussian, blind)."),
@@ -154,8 +160,9 @@ def sample(
 
 @app.command()
 def store(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A monochrome DICOM, or a 2-D float .npy in [0, 1].")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An image, a volume, or a folder that is one DICOM series.")],
     config: ConfigOption,
+    frame: Annotated[int | None, typer.Option("--frame", metavar="N", min=1, help="One plane of several; from 1.")] = None,
     packing: PackingOption = "keyed",
     packing_sigma: PackingSigmaOption = None,
     sigma: Annotated[str, typer.Option("--sigma", metavar="S", help=SIGMA_HELP)] = "auto",
@@ -163,40 +170,49 @@ def store(
     key: KeyOption = None,
     json: JsonOption = None,
 ) -> None:
-    """Pack an image, split it, and store one share at each server. Prints the object's id, alone.
+    """Pack an image, split it, and store one share at each server. Prints the object's id, alone; of several planes, one a line.
+
+    Reads DICOM, NIfTI, grey PNG and TIFF, and 2-D float .npy in [0, 1].
 
     Example: [bold]darkroom store scan.dcm --packing blind --packing-sigma 20 --config sim/client.toml[/bold]
     """
     from darkroom.commands import StoreOptions, run_store
 
     packing_unit = None if packing_sigma is None else packing_sigma / 255.0
-    run_store(config, file, StoreOptions(packing, packing_unit, _sigma(sigma), window, key), json)
+    run_store(config, file, StoreOptions(packing, packing_unit, _sigma(sigma), window, key), json, frame=frame)
 
 
 @app.command()
 def denoise(
     source: Annotated[str, typer.Argument(metavar="ID_OR_FILE", help="What store printed; or a file, to do all in one.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Result: .dcm (of a DICOM), .npy or .png.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Result: .npy, or of the source's kind.")],
     config: ConfigOption,
     model: Annotated[str, typer.Option("--model", metavar="NAME", help="A model that the servers hold.")] = DEFAULT_MODEL,
     sigma: Annotated[str | None, typer.Option("--sigma", metavar="S", help=f"{SIGMA_HELP} Default: as stored.")] = None,
     packing: PackingOption = "keyed",
     packing_sigma: PackingSigmaOption = None,
     key: KeyOption = None,
+    anonymize: AnonymizeOption = False,
+    series: Annotated[
+        bool, typer.Option("--series", help="The folder is one DICOM series: one range of grey levels, and a folder as result.")
+    ] = False,
     json: JsonOption = None,
 ) -> None:
     """Have a stored image denoised and put the result together. With a FILE: store, open and delete in one.
 
-    --packing and --packing-sigma are for a FILE; an object keeps those that it was stored with.
+    --packing and --packing-sigma are for a FILE; an object keeps those that it was stored with. A FILE of several planes gives
+    one file of as many; with --series, a folder that is one DICOM series gives a folder.
 
     Example: [bold]darkroom denoise $(darkroom store scan.dcm --config sim/client.toml) -o clean.dcm --config sim/edge.toml[/bold]
 
     Example: [bold]darkroom denoise scan.dcm -o clean.dcm --config sim/hospital.toml[/bold]
     """
+    from client.dicom_derived import Derivation
     from darkroom.commands import StoreOptions, run_denoise
 
     packing_unit = None if packing_sigma is None else packing_sigma / 255.0
-    run_denoise(config, source, output, model, StoreOptions(packing, packing_unit, _sigma(sigma), None, key), json)
+    options = StoreOptions(packing, packing_unit, _sigma(sigma), None, key, Derivation.fresh(anonymous=anonymize))
+    run_denoise(config, source, output, model, options, json, series=series)
 
 
 @app.command()

@@ -5,7 +5,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -16,13 +16,15 @@ from torch import Tensor
 
 from client import acquisition, edge, model_owner, records
 from client.config import HospitalConfig, load_config
+from client.dicom_anonymous import CANNOT
+from client.dicom_derived import Derivation
 from client.doctor import check
 from client.files import PRIVATE_MODE, read_private, replacing
 from client.grants import issue_grant, parse_window
-from client.images import check_output, read_image, write_result
+from client.images import check_output, check_stack_output, read_stack, write_result, write_stack
 from client.keys import create_noise_key, read_noise_key
 from client.model_file import load_model
-from client.origin import Origin
+from client.origin import ImageStack, Origin, SourceImage, detached
 from client.records import ObjectRecord
 from client.report import build_report
 from darkroom import __version__
@@ -40,13 +42,17 @@ REGION_SIDE: Final = 32  # pixels: an organ's detail, on most modalities
 
 @dataclass(frozen=True)
 class StoreOptions:
-    """How an image is stored. sigmas in units of the normalised range; None: estimated, or the default."""
+    """How an image is stored, and its result written. sigmas in units of the normalised range; None: estimated, or the default.
+
+    One for a whole run: the files of one series then become one series again.
+    """
 
     packing: str
     packing_sigma: float | None
     sigma: float | None
     window: str | None
     key: Path | None
+    derivation: Derivation = field(default_factory=Derivation.fresh)
 
     @property
     def mode(self) -> PackingMode:
@@ -82,38 +88,73 @@ def push_models(running: Simulation, models: list[Path]) -> None:
             model_owner.push_model(config, load_model(path), progress=stages)
 
 
-def run_store(config_file: Path, file: Path, options: StoreOptions, json_path: str | None) -> None:
-    """Store one image and print its id. Raises DarkroomError."""
+def run_store(config_file: Path, file: Path, options: StoreOptions, json_path: str | None, *, frame: int | None = None) -> None:
+    """Store one image, or every plane of one, and print each id as soon as it is stored. frame: from 1; this plane alone.
+
+    Raises DarkroomError: ids that were printed by then are stored.
+    """
     config = _with_key(load_config(config_file), options.key)
-    image = read_image(file)
+    stack = read_stack(file)
+    stored: list[dict[str, Any]] = []
     with Stages(err()) as stages:
-        record = acquisition.store(
-            config,
-            image,
-            packing=options.mode,
-            packing_sigma=options.packing_sigma,
-            sigma=options.sigma,
-            window=options.duration,
-            progress=stages,
+        for image in _chosen(stack, frame, file):
+            record, leakage = _store(config, image, options, stages)
+            result_line(str(record.object_id), json_path)
+            stored.append({**_describe(record), "leakage_bits_per_pixel": leakage or None})
+    write_json(stored[0] if len(stored) == 1 else {"objects": stored}, json_path)
+
+
+def _chosen(stack: ImageStack, frame: int | None, file: Path) -> Generator[SourceImage]:
+    """The planes to store. One of several frames goes by itself; a series' slice is a file by itself already."""
+    if frame is not None and not 1 <= frame <= stack.count:
+        raise BadInputError(f"{file} has {stack.count} planes: --frame is a number from 1 to {stack.count}, got {frame}")
+    for index in range(stack.count) if frame is None else (frame - 1,):
+        image = stack.plane(index)
+        yield image if stack.count == 1 or stack.files else detached(image)
+
+
+def _store(
+    config: HospitalConfig, image: SourceImage, options: StoreOptions, stages: Stages
+) -> tuple[ObjectRecord, dict[str, float]]:
+    record = acquisition.store(
+        config,
+        image,
+        packing=options.mode,
+        packing_sigma=options.packing_sigma,
+        sigma=options.sigma,
+        window=options.duration,
+        progress=stages,
+    )
+    leakage = _leakage(image.pixels, record)
+    if leakage:
+        stages.tell(
+            "note",
+            f"{record.packing.value} noise of {record.packing_sigma * 255:.3g}/255: whoever steals both shares learns up to"
+            f" {leakage['image']:.2g} bits a pixel, {leakage['worst_region']:.2g} in the richest region",
         )
-        leakage = _leakage(image.pixels, record)
-        if leakage:
-            stages.tell(
-                "note",
-                f"{record.packing.value} noise of {record.packing_sigma * 255:.3g}/255: whoever steals both shares learns up to"
-                f" {leakage['image']:.2g} bits a pixel, {leakage['worst_region']:.2g} in the richest region",
-            )
-    result_line(str(record.object_id), json_path)
-    write_json({**_describe(record), "leakage_bits_per_pixel": leakage or None}, json_path)
+    return record, leakage
 
 
-def run_denoise(config_file: Path, source: str, output: Path, model: str, options: StoreOptions, json_path: str | None) -> None:
-    """Open an object, or store, open and delete a file, and write the result. Raises DarkroomError."""
+def run_denoise(
+    config_file: Path,
+    source: str,
+    output: Path,
+    model: str,
+    options: StoreOptions,
+    json_path: str | None,
+    *,
+    series: bool = False,
+) -> None:
+    """Open an object, or store, open and delete a file or series, and write the result. Raises DarkroomError."""
     config = load_config(config_file)
-    if Identifier.PATTERN.fullmatch(source):
+    path = Path(source)
+    if path.is_dir() is not series:
+        what = "is a folder: add --series if it is one DICOM series" if path.is_dir() else "is no folder, so no --series"
+        raise BadInputError(f"{source} {what}")
+    if Identifier.PATTERN.fullmatch(source) and not series:
         _denoise_object(config, source, output, model, options, json_path)
-    elif Path(source).exists():
-        _denoise_file(_with_key(config, options.key), Path(source), output, model, options, json_path)
+    elif path.exists():
+        _denoise_file(_with_key(config, options.key), path, output, model, options, json_path)
     else:
         raise BadInputError(f"{source!r} is neither an object id (32 hex digits, as `darkroom store` prints) nor a file")
 
@@ -123,37 +164,62 @@ def _denoise_object(
 ) -> None:
     record = records.load_stored(config.objects, records.parse_object_id(object_id))
     origin = records.load_origin(config.objects, record)
-    check_output(output, origin)
+    check_output(output, origin, anonymous=options.derivation.anonymous)
     master_key = None if options.key is None else read_noise_key(options.key)
     with Stages(err()) as stages:
         denoised = edge.denoise(
             config, record.object_id, model=model, sigma=options.sigma, master_key=master_key, progress=stages
         )
-        write_result(output, denoised.pixels, origin, denoised.provenance)
+        write_result(output, denoised.pixels, origin, denoised.provenance, options.derivation)
+        if options.derivation.anonymous:
+            stages.tell("note", CANNOT)
     _show_denoised(denoised, origin, output, json_path)
 
 
 def _denoise_file(
     config: HospitalConfig, file: Path, output: Path, model: str, options: StoreOptions, json_path: str | None
 ) -> None:
-    config.require_edge()  # what would fail after storing fails before
-    image = read_image(file)
-    check_output(output, image.origin)
     with Stages(err()) as stages:
-        record = acquisition.store(
-            config,
-            image,
-            packing=options.mode,
-            packing_sigma=options.packing_sigma,
-            sigma=options.sigma,
-            window=options.duration,
-            progress=stages,
-        )
-        with deleting(config, record, stages):
-            denoised = edge.denoise(config, record.object_id, model=model, progress=stages)
-            write_result(output, denoised.pixels, image.origin, denoised.provenance)
-            stages.tell("edge", f"wrote {output}")
-    _show_denoised(denoised, image.origin, output, json_path)
+        denoised, origin = denoise_file(config, file, output, model, options, stages)
+    _show_denoised(denoised, origin, output, json_path)
+
+
+def denoise_file(
+    config: HospitalConfig, file: Path, output: Path, model: str, options: StoreOptions, stages: Stages
+) -> tuple[edge.Denoised, Origin]:
+    """Store, open and delete one file or one series, plane by plane, and write the result: whole, or not at all.
+
+    Of several planes, the costs are those of all, and the origin is the first one's. Raises DarkroomError.
+    """
+    config.require_edge()  # what would fail after storing fails before
+    stack = read_stack(file)
+    check_stack_output(output, stack, anonymous=options.derivation.anonymous)
+    results: list[edge.Denoised] = []
+    for number, image in enumerate(stack, start=1):
+        if stack.count > 1:
+            stages.tell("client", f"plane {number} of {stack.count}")
+        results.append(_denoise_plane(config, image, model, options, stages))
+    write_stack(output, [each.pixels for each in results], stack, [each.provenance for each in results], options.derivation)
+    stages.tell("edge", f"wrote {output}")
+    if options.derivation.anonymous:
+        stages.tell("note", CANNOT)
+    return edge.combined(results), stack.plane(0).origin
+
+
+def _denoise_plane(
+    config: HospitalConfig, image: SourceImage, model: str, options: StoreOptions, stages: Stages
+) -> edge.Denoised:
+    record = acquisition.store(
+        config,
+        image,
+        packing=options.mode,
+        packing_sigma=options.packing_sigma,
+        sigma=options.sigma,
+        window=options.duration,
+        progress=stages,
+    )
+    with deleting(config, record, stages):
+        return edge.denoise(config, record.object_id, model=model, progress=stages)
 
 
 @contextlib.contextmanager
@@ -253,7 +319,7 @@ def run_key_new(file: Path) -> None:
 def run_key_export(config_file: Path, object_id: str, output: Path | None, window: str | None) -> None:
     """Write the record of one object with a fresh grant: put it into the other edge's folder of object records.
 
-    Beside a DICOM object's record goes its header. Raises DarkroomError.
+    Beside it goes what lies beside the record, such as a DICOM header. Raises DarkroomError.
     """
     config = load_config(config_file)
     client = config.require_client()
@@ -269,17 +335,17 @@ def run_key_export(config_file: Path, object_id: str, output: Path | None, windo
         return
     with replacing(output, mode=PRIVATE_MODE) as file:
         file.write(content)
-    header = config.objects / f"{record.object_id}.dcm"
-    if header.exists():
-        with replacing(output.with_suffix(".dcm"), mode=PRIVATE_MODE) as file:
-            file.write(read_private(header, "the DICOM header"))
+    for companion in records.companions(config.objects, record.object_id):
+        with replacing(output.with_suffix(companion.suffix), mode=PRIVATE_MODE) as file:
+            file.write(read_private(companion, "a file beside the object record,"))
     print(output)
 
 
 def _show_denoised(denoised: edge.Denoised, origin: Origin, output: Path, json_path: str | None) -> None:
     height, width = denoised.pixels.shape
+    planes = f"{denoised.planes} planes of " if denoised.planes > 1 else ""
     err().print(
-        f"{height}x{width}, {denoised.mode.value}, model {denoised.model}: {denoised.online_seconds:.2f} s online,"
+        f"{planes}{height}x{width}, {denoised.mode.value}, model {denoised.model}: {denoised.online_seconds:.2f} s online,"
         f" {denoised.offline_seconds:.2f} s before the image was needed",
         markup=False,
     )

@@ -71,7 +71,9 @@ def test_the_content_decides_not_the_name(tmp_path):
         (b"\x93NUMPY\x09\x00", "well-formed"),
         (b"\x93NUMPY", "well-formed"),
         (b"", "no known format"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(200), "no known format"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(200), "not a well-formed PNG"),
+        (b"II*\0" + bytes(200), "not a well-formed PNG or TIFF"),
+        (b"\x1f\x8b" + bytes(200), "cannot be read"),
         (b"PK\x03\x04" + bytes(200), "no known format"),
     ],
 )
@@ -96,7 +98,8 @@ def test_missing_file(tmp_path):
 
 
 def test_outputs_are_checked_before_the_work(tmp_path, image):
-    for name, message in (("out.jpg", "must end in"), ("out", "must end in"), ("out.dcm", "needs a DICOM source")):
+    message = r"the result of a source that is npy can be \.npy, \.png; name"
+    for name in ("out.jpg", "out", "out.dcm", "out.nii", "out.tif"):
         with pytest.raises(BadInputError, match=message):
             check_output(tmp_path / name, image.origin)
     with pytest.raises(ConfigurationError, match="does not exist"):
