@@ -15,12 +15,10 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import JPEG2000 as JPEG2000Lossy
 from pydicom.uid import (
-    HTJ2K,
     UID,
     ExplicitVRLittleEndian,
-    HTJ2KLossless,
-    HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
@@ -30,7 +28,6 @@ from pydicom.uid import (
     JPEGLSNearLossless,
     RLELossless,
 )
-from pydicom.uid import JPEG2000 as JPEG2000Lossy
 
 from client.dicom_pixels import SUPPORTED, PixelForm
 from protocols.errors import BadInputError, ConfigurationError
@@ -55,15 +52,11 @@ class Codec:
 
 
 _JPEG2000: Final = "ISO_15444_1"
-_HIGH_THROUGHPUT: Final = "ISO_15444_15"
 DISCRETE_COSINE: Final = "ISO_10918_1"
 CODECS: Final[dict[str, Codec]] = {
     RLELossless: Codec("pydicom", "pydicom"),
     JPEG2000Lossless: Codec("pylibjpeg", "pylibjpeg-openjpeg"),
     JPEG2000Lossy: Codec("pylibjpeg", "pylibjpeg-openjpeg", _JPEG2000),
-    HTJ2KLossless: Codec("pylibjpeg", "pylibjpeg-openjpeg"),
-    HTJ2KLosslessRPCL: Codec("pylibjpeg", "pylibjpeg-openjpeg"),
-    HTJ2K: Codec("pylibjpeg", "pylibjpeg-openjpeg", _HIGH_THROUGHPUT),
     JPEGLSLossless: Codec("pyjpegls", "pyjpegls"),
     JPEGLSNearLossless: Codec("pyjpegls", "pyjpegls", "ISO_14495_1"),
     JPEGLossless: Codec("gdcm", "python-gdcm"),

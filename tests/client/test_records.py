@@ -3,19 +3,22 @@ import json
 import os
 from dataclasses import replace
 
+import nibabel
+import numpy as np
 import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 
 from client import records
 from client.acquisition import pack_object
-from client.images import read_image
+from client.images import read_image, write_result
 from client.keys import MasterKey
 from client.origin import Kind
 from client.records import RecordState
 from protocols.errors import BadInputError, ConfigurationError, NotFoundError
 from protocols.identifiers import ObjectId
 from protocols.packing import PackingMode
+from tests.client.dicom_files import PROVENANCE, sample, small_ct, with_pixels, write
 
 MASTER = MasterKey(bytes(range(32)))
 
@@ -135,3 +138,59 @@ def test_the_header_lies_beside_the_record_closed_and_without_pixels(tmp_path):
     assert records.delete_record(tmp_path, record.object_id)
     assert list(tmp_path.iterdir()) == []
     assert not records.delete_record(tmp_path, record.object_id)
+
+
+def restored(folder, image):
+    """An image's origin, as an edge elsewhere finds it."""
+    record = pack_object(image, MASTER, packing=PackingMode.KEYED, sigma=0.1).record
+    records.save_record(folder, record)
+    records.save_header(folder, record.object_id, image.origin)
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in folder.iterdir())
+    return record, records.load_origin(folder, records.load_record(folder, record.object_id))
+
+
+def test_padding_is_kept_beside_the_record_and_comes_back_at_the_edge(tmp_path):
+    words = np.linspace(0, 999, 400).round().astype("i2").reshape(20, 20)
+    words[2:5, 3:9] = -2000
+    path = write(tmp_path / "in.dcm", with_pixels(small_ct(), words, PixelPaddingValue=-2000))
+    image, folder = read_image(path), tmp_path / "objects"
+    folder.mkdir()
+    record, origin = restored(folder, image)
+    assert record.kept_pixels == 18
+    write_result(tmp_path / "out.dcm", image.pixels * 0.5, origin, PROVENANCE)
+    assert (pydicom.dcmread(tmp_path / "out.dcm").pixel_array == -2000).sum() == 18
+    kept = folder / f"{record.object_id}.kept"
+    for content in (b"PK", kept.read_bytes()[:-40], b""):
+        kept.write_bytes(content)
+        with pytest.raises(ConfigurationError, match="damaged"):
+            records.load_origin(folder, record)
+    np.savez(kept.open("wb"), mask=np.zeros((3, 3), dtype=bool), values=np.zeros(0))
+    with pytest.raises(ConfigurationError, match="does not fit"):
+        records.load_origin(folder, record)
+    kept.unlink()
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        records.load_origin(folder, record)
+    assert records.delete_record(folder, record.object_id)
+    assert list(folder.iterdir()) == []
+
+
+def test_the_header_of_a_nifti_slice_is_kept_too(tmp_path):
+    nibabel.Nifti1Image(np.arange(120, dtype="i2").reshape(12, 10), np.eye(4)).to_filename(tmp_path / "in.nii")
+    image, folder = read_image(tmp_path / "in.nii"), tmp_path / "objects"
+    folder.mkdir()
+    record, origin = restored(folder, image)
+    write_result(tmp_path / "out.nii", image.pixels, origin, PROVENANCE)
+    assert (tmp_path / "out.nii").read_bytes() == (tmp_path / "in.nii").read_bytes()
+    (folder / f"{record.object_id}.header").unlink()
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        records.load_origin(folder, record)
+
+
+def test_a_record_of_an_earlier_version_is_read(tmp_path):
+    record = pack_object(read_image(sample("CT_small.dcm")), MASTER, packing=PackingMode.KEYED, sigma=0.1).record
+    records.save_record(tmp_path, record)
+    path = tmp_path / f"{record.object_id}.json"
+    content = json.loads(path.read_text())
+    del content["kept_pixels"]
+    path.write_text(json.dumps(content))
+    assert records.load_record(tmp_path, record.object_id).kept_pixels == 0
