@@ -32,7 +32,7 @@ from client.nifti import GZIP_MAGIC, looks_like_nifti, nifti, read_nifti
 from client.npy import read_npy
 from client.origin import MAX_STACK_PIXELS, ImageStack, Kind, Origin, Provenance, SourceImage
 from client.rasters import raster, read_raster
-from protocols.errors import BadInputError, ConfigurationError
+from protocols.errors import BadInputError, ConfigurationError, UnknownFormatError
 
 READABLE: Final = (
     "readable are DICOM (monochrome, uncompressed or compressed), a folder that is one DICOM series, grey PNG and TIFF,"
@@ -79,7 +79,7 @@ def read_stack(path: Path) -> ImageStack:
         return read_raster(path)
     if start.startswith(GZIP_MAGIC) or looks_like_nifti(start):
         return read_nifti(path)
-    raise BadInputError(f"{path} is of no known format; {READABLE}")
+    raise UnknownFormatError(f"{path} is of no known format; {READABLE}")
 
 
 def read_image(path: Path) -> SourceImage:

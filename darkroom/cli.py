@@ -184,8 +184,10 @@ def store(
 
 @app.command()
 def denoise(
-    source: Annotated[str, typer.Argument(metavar="ID_OR_FILE", help="What store printed; or a file, to do all in one.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Result: .npy, or of the source's kind.")],
+    source: Annotated[str, typer.Argument(metavar="ID_FILE_OR_DIR", help="What store printed; or a file or folder, all in one.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT", help="Result: .npy, or of the source's kind; of a DIR a folder.")
+    ],
     config: ConfigOption,
     model: Annotated[str, typer.Option("--model", metavar="NAME", help="A model that the servers hold.")] = DEFAULT_MODEL,
     sigma: Annotated[str | None, typer.Option("--sigma", metavar="S", help=f"{SIGMA_HELP} Default: as stored.")] = None,
@@ -196,23 +198,32 @@ def denoise(
     series: Annotated[
         bool, typer.Option("--series", help="The folder is one DICOM series: one range of grey levels, and a folder as result.")
     ] = False,
+    jobs: Annotated[int, typer.Option("--jobs", metavar="N", min=1, max=16, help="Images of a DIR at a time.")] = 1,
+    redo: Annotated[bool, typer.Option("--redo", help="Of a DIR: also the images that are done already.")] = False,
     json: JsonOption = None,
 ) -> None:
-    """Have a stored image denoised and put the result together. With a FILE: store, open and delete in one.
+    """Have a stored image denoised and put the result together. With a FILE or DIR: store, open and delete in one.
 
-    --packing and --packing-sigma are for a FILE; an object keeps those that it was stored with. A FILE of several planes gives
-    one file of as many; with --series, a folder that is one DICOM series gives a folder.
+    --packing and --packing-sigma are for a FILE or DIR; an object keeps those that it was stored with. A FILE of several planes
+    gives one file of as many. A DIR's images go into the same places under OUT; one failure does not stop the rest; run again, it
+    does what is not done. With --series, a folder that is one DICOM series gives a folder.
 
     Example: [bold]darkroom denoise $(darkroom store scan.dcm --config sim/client.toml) -o clean.dcm --config sim/edge.toml[/bold]
 
     Example: [bold]darkroom denoise scan.dcm -o clean.dcm --config sim/hospital.toml[/bold]
+
+    Example: [bold]darkroom denoise study/ -o clean/ --config sim/hospital.toml[/bold]
     """
     from client.dicom_derived import Derivation
+    from darkroom.batch_command import run_denoise_folder
     from darkroom.commands import StoreOptions, run_denoise
 
     packing_unit = None if packing_sigma is None else packing_sigma / 255.0
     options = StoreOptions(packing, packing_unit, _sigma(sigma), None, key, Derivation.fresh(anonymous=anonymize))
-    run_denoise(config, source, output, model, options, json, series=series)
+    if Path(source).is_dir() and not series:
+        run_denoise_folder(config, Path(source), output, model, options, json, jobs=jobs, redo=redo)
+    else:
+        run_denoise(config, source, output, model, options, json, series=series)
 
 
 @app.command()

@@ -25,11 +25,12 @@ from client.images import check_output, check_stack_output, read_stack, write_re
 from client.keys import create_noise_key, read_noise_key
 from client.model_file import load_model
 from client.origin import ImageStack, Origin, SourceImage, detached
+from client.progress import Step
 from client.records import ObjectRecord
 from client.report import build_report
 from darkroom import __version__
 from darkroom.exit_codes import ExitCode
-from darkroom.output import STDOUT, Stages, err, out, result_line, write_json
+from darkroom.output import STDOUT, Stages, Teller, err, out, result_line, write_json
 from darkroom.sample import write_sample
 from darkroom.simulation import Simulation, find_model, shipped_models, simulation
 from proto.checks import CheckResult, passed
@@ -185,10 +186,11 @@ def _denoise_file(
 
 
 def denoise_file(
-    config: HospitalConfig, file: Path, output: Path, model: str, options: StoreOptions, stages: Stages
+    config: HospitalConfig, file: Path, output: Path, model: str, options: StoreOptions, stages: Teller
 ) -> tuple[edge.Denoised, Origin]:
     """Store, open and delete one file or one series, plane by plane, and write the result: whole, or not at all.
 
+    The one way from a file to a result, for a single file, a folder (`darkroom.batch`) and a PACS (`darkroom.pacs`).
     Of several planes, the costs are those of all, and the origin is the first one's. Raises DarkroomError.
     """
     config.require_edge()  # what would fail after storing fails before
@@ -207,7 +209,7 @@ def denoise_file(
 
 
 def _denoise_plane(
-    config: HospitalConfig, image: SourceImage, model: str, options: StoreOptions, stages: Stages
+    config: HospitalConfig, image: SourceImage, model: str, options: StoreOptions, stages: Teller
 ) -> edge.Denoised:
     record = acquisition.store(
         config,
@@ -223,23 +225,27 @@ def _denoise_plane(
 
 
 @contextlib.contextmanager
-def deleting(config: HospitalConfig, record: ObjectRecord, stages: Stages) -> Generator[None]:
+def deleting(config: HospitalConfig, record: ObjectRecord, stages: Teller) -> Generator[None]:
     """Delete the object at the end, however the block ends; an error of the block is raised before one of the deletion."""
+
+    def deleted(step: Step) -> None:
+        stages.tell(step.who, step.stage)  # not `stages(step)`, which may end the work: a deletion goes on to its end
+
     try:
         yield
     except BaseException:
-        with _uninterrupted():
+        with uninterrupted():
             try:
-                acquisition.delete(config, record.object_id, progress=stages)
+                acquisition.delete(config, record.object_id, progress=deleted)
             except DarkroomError as error:
                 stages.tell("note", str(error))
         raise
-    with _uninterrupted():
-        acquisition.delete(config, record.object_id, progress=stages)
+    with uninterrupted():
+        acquisition.delete(config, record.object_id, progress=deleted)
 
 
 @contextlib.contextmanager
-def _uninterrupted() -> Generator[None]:
+def uninterrupted() -> Generator[None]:
     """Ignore Ctrl-C while an object is deleted: the calls have deadlines, and a share left behind would stay unnoticed."""
     if threading.current_thread() is not threading.main_thread():
         yield

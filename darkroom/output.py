@@ -9,7 +9,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -48,6 +48,16 @@ def write_json(result: Mapping[str, Any], path: str | None) -> None:
         return
     with replacing(Path(path)) as file:
         file.write(text.encode())
+
+
+class Teller(Protocol):
+    """Is told what one image's work is doing. Safe with threads."""
+
+    def __call__(self, step: Step) -> None:
+        """One step. May raise KeyboardInterrupt to end the work."""
+
+    def tell(self, who: str, what: str) -> None:
+        """One line. Raises nothing."""
 
 
 class Stages:

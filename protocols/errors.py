@@ -20,6 +20,10 @@ class BadInputError(DarkroomError):
     """The user's file or value cannot be processed: wrong format, size or content."""
 
 
+class UnknownFormatError(BadInputError):
+    """A file of no format that is read here. In a folder it is left out, and no failure."""
+
+
 class EncodingRangeError(BadInputError):
     """A value is NaN, infinite or outside the range that the fixed-point encoding allows."""
 

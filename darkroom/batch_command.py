@@ -1,0 +1,85 @@
+"""`darkroom denoise DIR`: read the configuration, find the images, run the batch, show the summary."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from client.both_servers import connect, greet
+from client.config import HospitalConfig, load_config
+from darkroom.batch import Batch, Plan, State, Summary
+from darkroom.batch_files import find_images
+from darkroom.batch_manifest import open_manifest
+from darkroom.batch_view import BatchView, summary_json, summary_lines
+from darkroom.commands import StoreOptions, denoise_file
+from darkroom.exit_codes import exit_code_of
+from darkroom.output import STDOUT, Teller, err, write_json
+from protocols.errors import BadInputError, NotFoundError
+
+
+def run_denoise_folder(
+    config_file: Path,
+    folder: Path,
+    output: Path,
+    model: str,
+    options: StoreOptions,
+    json_path: str | None,
+    *,
+    jobs: int,
+    redo: bool,
+) -> None:
+    """Denoise every image under a folder; exit with the code that the summary says.
+
+    Raises DarkroomError: what concerns every image. KeyboardInterrupt: after the summary.
+    """
+    config = load_config(config_file)
+    config = config if options.key is None else config.with_noise_key(options.key)
+
+    def denoise(source: Path, target: Path, teller: Teller) -> None:
+        denoise_file(config, source, target, model, options, teller)
+
+    images = find_images(folder, output)
+    if not any(image.output for image in images):
+        raise BadInputError(f"{folder} holds no image: none of its {len(images)} files can be denoised")
+    plan = Plan(
+        folder=folder,
+        output=output,
+        options=_deciding(model, options),
+        denoise=denoise,
+        check=lambda: require_model(config, model),
+        redo=redo,
+        jobs=jobs,
+    )
+    with open_manifest(output) as manifest, BatchView(err(), len(images)) as view:
+        summary = Batch(plan, manifest, view).run(images)
+    _show(summary, plan, json_path)
+
+
+def require_model(config: HospitalConfig, model: str) -> None:
+    """Raises DarkroomError: an identity or key is unusable, a server does not answer or know us, or has no such model."""
+    client = config.require_client()
+    config.require_edge()
+    with connect(config, client.identity) as connections:
+        for connection in connections.values():
+            if model not in {entry.name for entry in greet(connection).models}:
+                raise NotFoundError(
+                    f"{connection.name} holds no model {model!r}: `darkroom model list` shows what there is,"
+                    " `darkroom model push` brings one"
+                )
+
+
+def _deciding(model: str, options: StoreOptions) -> dict[str, Any]:
+    """What decides on a result: not the key file and the window, under which it comes out the same."""
+    return {"model": model, **{name: value for name, value in asdict(options).items() if name not in ("key", "window")}}
+
+
+def _show(summary: Summary, plan: Plan, json_path: str | None) -> None:
+    if json_path != STDOUT:
+        print("\n".join(summary_lines(summary)), flush=True)
+    write_json(summary_json(summary, plan), json_path)
+    if summary.interrupted:
+        raise KeyboardInterrupt
+    if summary.stopped is not None:
+        raise summary.stopped
+    failed = summary.of(State.FAILED)
+    if failed and summary.error is not None:
+        raise SystemExit(exit_code_of(summary.error))

@@ -1,0 +1,76 @@
+"""`darkroom denoise DIR` against live servers."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom.data import get_testdata_file
+
+from client.config import HospitalConfig
+from darkroom.batch_manifest import NAME
+from darkroom.simulation import Simulation
+from tests.integration.conftest import picture
+from tests.integration.test_main_job import darkroom
+
+
+def test_a_folder_with_a_broken_image_is_denoised_and_resumed(
+    cluster: Simulation, config: HospitalConfig, tmp_path: Path
+) -> None:
+    study, out = tmp_path / "study", tmp_path / "clean"
+    (study / "series").mkdir(parents=True)
+    for index, name in enumerate(["one.npy", "series/two.npy"]):
+        np.save(study / name, picture(seed=index).pixels.numpy())
+    (study / "IM1").write_bytes(Path(get_testdata_file("CT_small.dcm")).read_bytes())
+    (study / "broken.npy").write_bytes((study / "one.npy").read_bytes()[:90])
+    (study / "notes.txt").write_text("no image")
+    before = len(list(config.objects.iterdir()))
+    command = ["denoise", study, "-o", out, "--model", "tiny", "--jobs", "2", "--json", tmp_path / "report.json"]
+
+    first = darkroom(*command, "--config", cluster.hospital_file)
+    assert first.returncode == 3, first.stderr  # the broken one is bad input
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["counts"] == {"done": 3, "already": 0, "no_image": 1, "failed": 1}
+    assert "failed: broken.npy: " in first.stdout
+    assert "[5/5] " in first.stderr
+    assert np.load(out / "series" / "two.npy").shape == picture().pixels.shape
+    assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == {
+        NAME, "IM1.dcm", "one.npy", "series/two.npy"
+    }  # fmt: skip
+    assert len(list(config.objects.iterdir())) == before, "objects were left behind"
+
+    np.save(study / "broken.npy", picture(seed=3).pixels.numpy())
+    again = darkroom(*command, "--config", cluster.hospital_file)
+    assert again.returncode == 0, again.stderr
+    assert json.loads((tmp_path / "report.json").read_text())["counts"] == {
+        "done": 1, "already": 3, "no_image": 1, "failed": 0
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_interrupted_it_leaves_nothing_at_the_servers_and_goes_on_later(
+    cluster: Simulation, config: HospitalConfig, tmp_path: Path, jobs: int
+) -> None:
+    study, out = tmp_path / "study", tmp_path / "clean"
+    study.mkdir()
+    for index in range(5):
+        np.save(study / f"{index}.npy", picture(seed=index).pixels.numpy())
+    stores = [path for letter in "ab" for path in cluster.site.root.rglob(f"{letter}.store/objects")]
+    before = [sorted(store.iterdir()) for store in [*stores, config.objects]]
+    arguments = ["denoise", study, "-o", out, "--model", "tiny", "--jobs", jobs, "--config", cluster.hospital_file]
+    command = [sys.executable, "-m", "darkroom", *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as batch:
+        assert batch.stderr is not None
+        assert batch.stderr.readline().startswith("[1/5] ")
+        batch.send_signal(signal.SIGINT)
+        summary, _ = batch.communicate(timeout=100)
+    assert batch.returncode == 130
+    assert "not begun" in summary
+    assert [sorted(store.iterdir()) for store in [*stores, config.objects]] == before
+    again = darkroom(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert len(list(out.glob("*.npy"))) == 5
+    assert "already done" in again.stdout
