@@ -34,9 +34,10 @@ def _run() -> int | str | None:
     from proto.logs import configure_logs
     from protocols.errors import DarkroomError
 
-    os.environ.setdefault("DARKROOM_LOG", "WARNING")
-    configure_logs()
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    # A service tells by its log that it works, a command by its result.
+    os.environ.setdefault("DARKROOM_LOG", "INFO" if arguments[:1] == ["serve-dicom"] else "WARNING")
+    configure_logs()
     debug = len(arguments) < len(sys.argv) - 1 or os.environ.get("DARKROOM_DEBUG", "") not in ("", "0")
     try:
         app(arguments, prog_name="darkroom")

@@ -226,6 +226,60 @@ def denoise(
         run_denoise(config, source, output, model, options, json, series=series)
 
 
+@app.command("serve-dicom")
+def serve_dicom(
+    config: ConfigOption,
+    listen: Annotated[str, typer.Option("--listen", metavar="HOST:PORT", help="Where to receive; port 0: any free one.")],
+    send_to: Annotated[str, typer.Option("--send-to", metavar="AET@HOST:PORT", help="Who gets the results.")],
+    aet: Annotated[str, typer.Option("--aet", metavar="AET", help="Our AE title.")] = "DARKROOM",
+    allow_aet: Annotated[
+        list[str] | None, typer.Option("--allow-aet", metavar="AET", help="A sender that is served; may be repeated.")
+    ] = None,
+    spool: Annotated[
+        Path | None, typer.Option("--spool", metavar="DIR", help="What is not yet delivered; default: beside --config.")
+    ] = None,
+    max_spool_bytes: Annotated[
+        int, typer.Option("--max-spool-bytes", metavar="N", min=1, help="Beyond it senders are told to wait.")
+    ] = 10 << 30,
+    forward_unsupported: Annotated[
+        bool, typer.Option("--forward-unsupported", help="Send on unchanged what cannot be denoised, such as colour.")
+    ] = False,
+    tls_cert: Annotated[
+        Path | None, typer.Option("--tls-cert", metavar="FILE", help="Receive with TLS: our certificate.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its key (mode 0600).")] = None,
+    tls_ca: Annotated[
+        Path | None, typer.Option("--tls-ca", metavar="FILE", help="CA whose certificates senders and destination must show.")
+    ] = None,
+    send_tls: Annotated[bool, typer.Option("--send-tls", help="Send with TLS too.")] = False,
+    model: Annotated[str, typer.Option("--model", metavar="NAME", help="A model that the servers hold.")] = DEFAULT_MODEL,
+    sigma: Annotated[str, typer.Option("--sigma", metavar="S", help=SIGMA_HELP)] = "auto",
+    packing: PackingOption = "keyed",
+    packing_sigma: PackingSigmaOption = None,
+    key: KeyOption = None,
+) -> None:
+    """Receive images by C-STORE, denoise them, and send the results on by C-STORE, until SIGTERM or Ctrl-C.
+
+    What is received is on disk before it is acknowledged; a restart goes on with it. docs/pacs.md says how to set it up.
+
+    Example: [bold]darkroom serve-dicom --listen 10.0.0.7:11112 --allow-aet CT1 --send-to PACS@10.0.0.5:104
+    --config hospital.toml[/bold]
+    """
+    from darkroom.commands import StoreOptions
+    from darkroom.pacs.addresses import parse_address, parse_aet, parse_peer
+    from darkroom.pacs.command import PacsOptions, run_serve_dicom, tls_files
+    from darkroom.pacs.receiver import Listening
+
+    tls = tls_files(tls_cert, tls_key, tls_ca)
+    listening = Listening(
+        parse_address(listen, any_port=True), parse_aet(aet), tuple(parse_aet(title) for title in allow_aet or ()), tls
+    )
+    packing_unit = None if packing_sigma is None else packing_sigma / 255.0
+    store = StoreOptions(packing, packing_unit, _sigma(sigma), None, key)
+    options = PacsOptions(listening, parse_peer(send_to), send_tls, spool, max_spool_bytes, forward_unsupported)
+    run_serve_dicom(config, model, store, options)
+
+
 @app.command()
 def delete(
     object_id: Annotated[str, typer.Argument(metavar="ID", help="What store printed.")],
