@@ -54,7 +54,7 @@ test: check
 	@$(MAKE) --no-print-directory -j2 --output-sync=line integration evaluation
 
 integration: .venv/.dev
-	$(BIN)/pytest -q -m "(integration or slow) and not evaluation" $(ARGS)
+	$(BIN)/pytest -q -rs -m "(integration or slow) and not evaluation" $(ARGS)
 
 evaluation: .venv/.dev
 	$(BIN)/pytest -v -m evaluation $(ARGS)
