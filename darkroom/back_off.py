@@ -19,8 +19,14 @@ class BackOff:
         """Seconds to wait now. What a busy peer asks for counts, within a second and the longest wait."""
         seconds = self._next
         self._next = min(2.0 * self._next, self._longest)
-        asked = getattr(error, "retry_after", None)
-        if isinstance(asked, int | float) and not isinstance(asked, bool):
-            seconds = min(max(float(asked), FIRST_SECONDS), self._longest)
+        asked = retry_seconds(error)
+        if asked is not None:
+            seconds = min(max(asked, FIRST_SECONDS), self._longest)
         self.waited += seconds
         return seconds
+
+
+def retry_seconds(error: DarkroomError) -> float | None:
+    """What a peer that refused before it had begun asks us to wait, if it does."""
+    asked: float | None = getattr(error, "retry_seconds", None)  # errors of peers have it
+    return asked

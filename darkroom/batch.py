@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from client.progress import Step
-from darkroom.back_off import BackOff
+from darkroom.back_off import BackOff, retry_seconds
 from darkroom.batch_files import Found
 from darkroom.batch_manifest import Manifest, Source, digest
 from darkroom.output import Teller
@@ -25,6 +25,7 @@ from protocols.errors import (
     ConfigurationError,
     DarkroomError,
     IntegrityError,
+    MaterialReusedError,
     NotFoundError,
     PeerUnavailableError,
     UnknownFormatError,
@@ -206,7 +207,7 @@ class Batch:
         except NotFoundError as error:
             self._plan.check()  # the model is gone: that concerns every image
             return _failed(image, error)
-        except (ConfigurationError, AccessDenied):
+        except (ConfigurationError, AccessDenied, MaterialReusedError):
             raise
         except _GivenUpError as error:
             return _failed(image, error.error)
@@ -224,17 +225,18 @@ class Batch:
             try:
                 self._plan.denoise(image.path, target, _ImageTeller(self._view, image, self._interrupted))
                 return
-            except BusyError as error:
+            except PeerUnavailableError as error:
+                if not isinstance(error, BusyError) and retry_seconds(error) is None:
+                    self._reach(image)
+                    if next(broken) == ATTEMPTS:
+                        raise _GivenUpError(error) from error
+                    self._view.tell(image, Step("client", "the servers answer again"))
+                    continue
                 if busy.waited > BUSY_SECONDS:
                     raise PeerUnavailableError(f"{error}; still so after {busy.waited:.0f} s of waiting") from error
                 seconds = busy.next(error)
                 self._view.tell(image, Step("client", f"the servers are busy; again in {seconds:.0f} s"))
                 self._pause(seconds)
-            except PeerUnavailableError as error:
-                self._reach(image)
-                if next(broken) == ATTEMPTS:
-                    raise _GivenUpError(error) from error
-                self._view.tell(image, Step("client", "the servers answer again"))
 
     def _reach(self, image: Found) -> None:
         """Wait until both servers answer. Raises PeerUnavailableError: they do not in time."""

@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 
 from client.progress import Step
-from darkroom.back_off import BackOff
+from darkroom.back_off import BackOff, retry_seconds
 from darkroom.output import Teller
 from darkroom.pacs.spool import Entry, Spool, Stage
 from protocols.errors import (
@@ -21,6 +21,7 @@ from protocols.errors import (
     BusyError,
     DarkroomError,
     IntegrityError,
+    MaterialReusedError,
     NotFoundError,
     PeerUnavailableError,
     ProtocolError,
@@ -111,8 +112,8 @@ class Denoising:
         """Denoise one object. Raises DarkroomError: it concerns every object, so this one waits."""
         try:
             self._denoise(entry.path, self._spool.work_path(entry), _Silent(entry.entry_id))
-        except BusyError:
-            raise
+        except (BusyError, MaterialReusedError):
+            raise  # the latter: the machine's randomness repeats, which concerns every object
         except NotFoundError as error:
             self._check()  # raises where the model is missing, which concerns every object
             self._again(entry, error)
@@ -127,6 +128,8 @@ class Denoising:
             # Never again by itself: a server that deviates must not see how its result was taken (threat model).
             _put_aside(self._spool, entry, error)
         except PeerUnavailableError as error:
+            if retry_seconds(error) is not None:
+                raise
             self._check()
             self._again(entry, error)
         except ProtocolError as error:

@@ -19,6 +19,7 @@ from protocols.errors import (
     ConfigurationError,
     DarkroomError,
     IntegrityError,
+    MaterialReusedError,
     NotFoundError,
     PeerUnavailableError,
     RemoteProtocolError,
@@ -172,7 +173,9 @@ def test_a_damaged_result_is_not_asked_for_again_by_itself(hospital: Hospital) -
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-@pytest.mark.parametrize("error", [ConfigurationError("disk full"), AccessDenied("no")], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "error", [ConfigurationError("disk full"), AccessDenied("no"), MaterialReusedError("again")], ids=lambda e: type(e).__name__
+)
 def test_what_concerns_all_stops_early_and_is_resumed(hospital: Hospital, error: DarkroomError, jobs: int) -> None:
     hospital.errors = {name: [error] for name in all_are(State.DONE)}
     summary = hospital.run(jobs=jobs)
@@ -199,6 +202,15 @@ def test_busy_is_waited_for_longer_each_time(hospital: Hospital) -> None:
     hospital.errors["a.dcm"] = [BusyError("busy") for _ in range(9)]
     assert states(hospital.run()) == all_are(State.DONE)
     assert hospital.waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+def test_a_busy_server_says_how_long(hospital: Hospital) -> None:
+    asked = [BusyError("busy"), PeerUnavailableError("about to stop"), BusyError("busy"), BusyError("busy")]
+    for error, seconds in zip(asked, (7.0, 20.0, 0.0, 999.0), strict=True):
+        error.retry_seconds = seconds  # type: ignore[attr-defined]
+    hospital.errors["a.dcm"] = list(asked)
+    assert states(hospital.run()) == all_are(State.DONE)
+    assert hospital.waits == [7, 20, 1, 60]
 
 
 def test_busy_for_ever_stops_the_batch(hospital: Hospital) -> None:

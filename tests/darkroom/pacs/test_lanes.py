@@ -20,6 +20,7 @@ from protocols.errors import (
     DarkroomError,
     IntegrityError,
     LocalProtocolError,
+    MaterialReusedError,
     NotFoundError,
     PeerUnavailableError,
     RemoteProtocolError,
@@ -102,7 +103,7 @@ def test_a_failure_of_the_object_puts_it_aside_at_once(service: Service, error: 
 
 @pytest.mark.parametrize(
     "error",
-    [BusyError("x"), ConfigurationError("disk full"), AccessDenied("x")],
+    [BusyError("x"), ConfigurationError("disk full"), AccessDenied("x"), MaterialReusedError("x")],
     ids=lambda error: type(error).__name__,
 )
 def test_what_concerns_every_object_keeps_it(service: Service, error: DarkroomError) -> None:
