@@ -19,6 +19,7 @@ from tests.integration.dicom_programs import (
     serving,
     storescp,
 )
+from tests.integration.held_objects import held_objects
 
 pytestmark = pytest.mark.timeout(400)  # several programs, on a loaded machine
 SOURCE = Path(get_testdata_file("CT_small.dcm"))
@@ -38,8 +39,7 @@ def require_no_patient(text: str, source: Dataset) -> None:
 def test_from_a_modality_through_darkroom_into_orthanc(cluster: Simulation, config: HospitalConfig, tmp_path: Path) -> None:
     program("storescu", "dcmtk")
     source = dcmread(SOURCE)
-    stores = [path for letter in "ab" for path in cluster.site.root.rglob(f"{letter}.store/objects")]
-    before = [sorted(store.iterdir()) for store in [*stores, config.objects]]
+    before = held_objects(cluster, config)
     with orthanc(tmp_path / "orthanc") as pacs:
         options = ["--send-to", f"ORTHANC@127.0.0.1:{pacs.dicom_port}", "--allow-aet", "CT1"]
         with serving(tmp_path, cluster.hospital_file, *options) as service:
@@ -57,7 +57,7 @@ def test_from_a_modality_through_darkroom_into_orthanc(cluster: Simulation, conf
     assert tags["ImageType"].startswith("DERIVED\\")
     assert "Darkroom" in tags["DerivationDescription"]
     assert [path for path in service.spool.rglob("*") if path.is_file()] == [service.spool / ".lock"]
-    assert [sorted(store.iterdir()) for store in [*stores, config.objects]] == before, "something was left behind"
+    assert held_objects(cluster, config) == before, "objects were left behind"
     assert '"event": "delivered"' in service.log
     assert "STRANGER" in service.log
     require_no_patient(service.log, source)
