@@ -1,6 +1,5 @@
 """`darkroom denoise DIR`: read the configuration, find the images, run the batch, show the summary."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +68,7 @@ def require_model(config: HospitalConfig, model: str) -> None:
 
 def _deciding(model: str, options: StoreOptions) -> dict[str, Any]:
     """What decides on a result: not the key file and the window, under which it comes out the same."""
-    return {"model": model, **{name: value for name, value in asdict(options).items() if name not in ("key", "window")}}
+    return {"model": model, "packing": options.packing, "packing_sigma": options.packing_sigma, "sigma": options.sigma}
 
 
 def _show(summary: Summary, plan: Plan, json_path: str | None) -> None:
