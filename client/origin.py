@@ -165,6 +165,9 @@ def single(image: SourceImage) -> ImageStack:
     return ImageStack(image.kind, image.name, 1, image.height, image.width, plane)
 
 
+DERIVED_BY: Final = "Denoised by Darkroom: "  # how a result's DerivationDescription begins
+
+
 @dataclass(frozen=True)
 class Provenance:
     """How a result was made, for the header of a derived DICOM."""
@@ -179,4 +182,4 @@ class Provenance:
         return cls(planes[0].model, max(plane.sigma for plane in planes), planes[0].engine)
 
     def __str__(self) -> str:
-        return f"Denoised by Darkroom: model {self.model}, sigma {self.sigma * 255:.4g}/255, engine {self.engine}"
+        return f"{DERIVED_BY}model {self.model}, sigma {self.sigma * 255:.4g}/255, engine {self.engine}"

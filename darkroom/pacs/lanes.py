@@ -12,6 +12,7 @@ from typing import Final
 
 import structlog
 
+from client.dicom_class import is_our_result
 from client.progress import Step
 from darkroom.back_off import BackOff, retry_seconds
 from darkroom.output import Teller
@@ -19,6 +20,7 @@ from darkroom.pacs.spool import Entry, Spool, Stage
 from protocols.errors import (
     BadInputError,
     BusyError,
+    ConfigurationError,
     DarkroomError,
     IntegrityError,
     MaterialReusedError,
@@ -29,6 +31,8 @@ from protocols.errors import (
 
 ATTEMPTS: Final = 3  # where an object's calls break off though both servers answer
 LOOK_SECONDS: Final = 5.0  # how often an idle lane looks for objects that somebody has moved back
+
+_LOOP: Final = "this is a result of Darkroom that came back: take what Darkroom sends out of the rule that routes images to it"
 
 DenoiseFile = Callable[[Path, Path, Teller], object]
 log = structlog.get_logger()
@@ -111,6 +115,10 @@ class Denoising:
     def __call__(self, entry: Entry) -> None:
         """Denoise one object. Raises DarkroomError: it concerns every object, so this one waits."""
         try:
+            if is_our_result(entry.path):
+                # Not even sent on: it would come back for ever.
+                _put_aside(self._spool, entry, BadInputError(_LOOP))
+                return
             self._denoise(entry.path, self._spool.work_path(entry), _Silent(entry.entry_id))
         except (BusyError, MaterialReusedError):
             raise  # the latter: the machine's randomness repeats, which concerns every object
@@ -134,6 +142,8 @@ class Denoising:
             self._again(entry, error)
         except ProtocolError as error:
             self._again(entry, error)
+        except OSError as error:
+            raise ConfigurationError(f"{entry.path} cannot be read: {error.strerror or error}") from error
         else:
             self._spool.denoised(entry)
             self._attempts.pop(entry.entry_id, None)

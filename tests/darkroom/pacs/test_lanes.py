@@ -1,13 +1,17 @@
 """What becomes of an object in each case of failure: put aside, or kept and tried again. No network, no waiting."""
 
+import io
 import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
 from structlog.testing import capture_logs
 
+from client.origin import Provenance
 from darkroom.output import Teller
 from darkroom.pacs.lanes import Bell, Denoising, Lane, Sending
 from darkroom.pacs.receiver import quiet_libraries
@@ -142,6 +146,21 @@ def test_forwarded_unchanged_where_asked_for(spool: Spool) -> None:
     assert service.turns(1) == [0, 1, 0]
     service.sending.turn()
     assert service.received == [b"object"]
+
+
+@pytest.mark.parametrize("forward", [False, True])
+def test_a_result_that_comes_back_is_put_aside(tmp_path: Path, forward: bool) -> None:
+    dataset = dcmread(get_testdata_file("CT_small.dcm"))
+    dataset.DerivationDescription = str(Provenance("base", 0.1, "crypten"))
+    content = io.BytesIO()
+    dataset.save_as(content)
+    with open_spool(tmp_path / "spool", 1 << 20) as spool:
+        service = Service(spool, forward_unsupported=forward)
+        spool.add(content.getvalue())
+        assert service.turns(1) == [0, 0, 1]
+        assert service.attempts == 0
+        spool.add(Path(get_testdata_file("CT_small.dcm")).read_bytes())
+        assert service.turns(1) == [0, 1, 1]
 
 
 def test_a_damaged_result_is_never_replaced_by_its_source(spool: Spool) -> None:
