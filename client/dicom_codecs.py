@@ -80,6 +80,12 @@ def require_readable(syntax: Any, where: str) -> None:
         raise ConfigurationError(f"{where} is compressed as {name}, and {codec.package} is not installed. Run: {INSTALL}")
 
 
+def readable_syntaxes() -> list[UID]:
+    """Every transfer syntax that is read here, with the decoders that are installed."""
+    compressed = [UID(syntax) for syntax, codec in CODECS.items() if codec.plugin in get_decoder(UID(syntax)).available_plugins]
+    return [*NATIVE, *compressed]
+
+
 def decode_frames(dataset: Dataset, form: PixelForm, where: str) -> NDArray[Any]:
     """All planes of a compressed file as words, [frame, row, column]. Raises BadInputError: damaged, or another size."""
     syntax = UID(dataset.file_meta.TransferSyntaxUID)

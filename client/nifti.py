@@ -34,7 +34,7 @@ from client.origin import (
     Origin,
     SourceImage,
 )
-from protocols.errors import BadInputError
+from protocols.errors import BadInputError, UnknownFormatError
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
 MAX_HEADER_BYTES: Final = 16 << 20  # extensions hold a DICOM header or a history, not more
@@ -118,7 +118,7 @@ def _content(path: Path) -> bytes:
             start = packed.read(_CHUNK)
             header, offset = parse_nifti_header(start, str(path)) if looks_like_nifti(start) else (None, 0)
             if header is None:
-                raise BadInputError(f"{path} is a gzip of no known format; {SUPPORTED}")
+                raise UnknownFormatError(f"{path} is a gzip of no known format; {SUPPORTED}")
             shape = _shape(header, path)
             rest = int(np.prod(shape)) * header.get_data_dtype().itemsize + offset - len(start)
             content = start + packed.read(max(0, min(rest, limit)))

@@ -1,5 +1,6 @@
 """`darkroom denoise DIR`: read the configuration, find the images, run the batch, show the summary."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +34,25 @@ def run_denoise_folder(
     config = load_config(config_file)
     config = config if options.key is None else config.with_noise_key(options.key)
 
-    def denoise(source: Path, target: Path, teller: Teller) -> None:
-        denoise_file(config, source, target, model, options, teller)
-
     images = find_images(folder, output)
     if not any(image.output for image in images):
         raise BadInputError(f"{folder} holds no image: none of its {len(images)} files can be denoised")
-    plan = Plan(
-        folder=folder,
-        output=output,
-        options=_deciding(model, options),
-        denoise=denoise,
-        check=lambda: require_model(config, model),
-        redo=redo,
-        jobs=jobs,
-    )
+    deciding = deciding_options(model, options)
     with open_manifest(output) as manifest, BatchView(err(), len(images)) as view:
+        whole = replace(options, derivation=manifest.derivation(deciding, anonymous=options.derivation.anonymous))
+
+        def denoise(source: Path, target: Path, teller: Teller) -> None:
+            denoise_file(config, source, target, model, whole, teller)
+
+        plan = Plan(
+            folder=folder,
+            output=output,
+            options=deciding,
+            denoise=denoise,
+            check=lambda: require_model(config, model),
+            redo=redo,
+            jobs=jobs,
+        )
         summary = Batch(plan, manifest, view).run(images)
     _show(summary, plan, json_path)
 
@@ -66,9 +70,15 @@ def require_model(config: HospitalConfig, model: str) -> None:
                 )
 
 
-def _deciding(model: str, options: StoreOptions) -> dict[str, Any]:
+def deciding_options(model: str, options: StoreOptions) -> dict[str, Any]:
     """What decides on a result: not the key file and the window, under which it comes out the same."""
-    return {"model": model, "packing": options.packing, "packing_sigma": options.packing_sigma, "sigma": options.sigma}
+    return {
+        "model": model,
+        "packing": options.packing,
+        "packing_sigma": options.packing_sigma,
+        "sigma": options.sigma,
+        "anonymous": options.derivation.anonymous,
+    }
 
 
 def _show(summary: Summary, plan: Plan, json_path: str | None) -> None:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Final
 
 from client.dicom_class import why_no_image
-from client.images import WRITABLE
+from client.images import NII, NII_GZ, PNG, TIFF
 from protocols.errors import BadInputError
 
 _START_BYTES: Final = 132  # DICOM PS3.10, 7.1: a preamble of 128 bytes, then "DICM"
 _NPY_MAGIC: Final = b"\x93NUMPY"
+_OWN_FORMS: Final = (PNG, *TIFF, NII, NII_GZ)  # formats whose results are written in the same form
 _NAME_BYTES: Final = 255  # what Linux's file systems allow
 
 
@@ -102,7 +103,7 @@ def _suffix(start: bytes) -> str:
 
 
 def _result_name(name: str, suffix: str) -> str:
-    fitting = (suffix,) if suffix else tuple(WRITABLE)
+    fitting = (suffix,) if suffix else _OWN_FORMS
     return name if name.lower().endswith(fitting) else name + (suffix or ".npy")
 
 

@@ -1,5 +1,6 @@
 """What a batch has begun and finished: `.darkroom-batch.jsonl` in the output folder, one JSON object a line, only ever added to.
 
+The first line has the batch's salt: each source series becomes one series of results, however often it is interrupted.
 A result counts as done while the source's SHA-256, the options and the result's size are those that were noted. The line that an
 image is begun is on disk before its result is: so a result that no line names is somebody else's, and is not replaced. A line
 that a crash has torn is passed over; its image is done again. Mode 0600: names and digests of images are the hospital's.
@@ -10,12 +11,14 @@ import hashlib
 import json
 import os
 import re
+import secrets
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from client.dicom_derived import SALT_BYTES, Derivation
 from client.files import PRIVATE_MODE
 from protocols.errors import BadInputError, ConfigurationError
 
@@ -46,7 +49,11 @@ class Manifest:
         self._folder = folder
         self._descriptor = descriptor
         self._latest: dict[str, dict[str, Any]] = {}  # by the result's name
-        self._read()
+        self._salt = self._read() or self._draw()
+
+    def derivation(self, options: Mapping[str, Any], *, anonymous: bool) -> Derivation:
+        """For all results of these options in this folder: one series for each of the sources'."""
+        return Derivation(salt_for(self._salt, options), anonymous)
 
     def is_done(self, source: Source, output: str) -> bool:
         """Whether the result is there, of the same content with the same options."""
@@ -100,17 +107,28 @@ class Manifest:
             path = self._folder / NAME
             raise ConfigurationError(f"{path} cannot be written ({error.strerror or error}): is the disk full?") from error
 
-    def _read(self) -> None:
+    def _draw(self) -> bytes:
+        salt = secrets.token_bytes(SALT_BYTES)
+        self._write(json.dumps({"format": FORMAT, "salt": salt.hex()}).encode() + b"\n")
+        return salt
+
+    def _read(self) -> bytes:
+        salt = b""
         content = (self._folder / NAME).read_bytes()
         for text in content.splitlines():
             try:
                 line = json.loads(text)
             except (ValueError, RecursionError):
                 continue  # torn by a crash
-            if isinstance(line, dict) and line.get("format") == FORMAT and isinstance(line.get("output"), str):
+            if not isinstance(line, dict) or line.get("format") != FORMAT:
+                continue
+            if isinstance(line.get("output"), str):
                 self._latest[line["output"]] = line
+            else:
+                salt = salt or _salt_of(line)
         if content and not content.endswith(b"\n"):
             self._write(b"\n")  # the next line must not be glued to a torn one
+        return salt
 
 
 @contextmanager
@@ -141,6 +159,18 @@ def _lock(descriptor: int, folder: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise ConfigurationError(f"another batch writes to {folder}: wait for it, or choose another output folder") from error
+
+
+def salt_for(salt: bytes, options: Mapping[str, Any]) -> bytes:
+    """Other options make other series: results of two noise levels are not slices of one volume."""
+    return hashlib.sha256(salt + json.dumps(options, sort_keys=True).encode()).digest()[:SALT_BYTES]
+
+
+def _salt_of(line: Mapping[str, Any]) -> bytes:
+    try:
+        return bytes.fromhex(line["salt"])
+    except (KeyError, TypeError, ValueError):
+        return b""  # damaged: a new one is drawn
 
 
 def digest(path: Path) -> str:

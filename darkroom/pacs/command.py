@@ -7,7 +7,7 @@ import threading
 import warnings
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from types import FrameType
@@ -16,7 +16,9 @@ from typing import Final
 import structlog
 
 from client.config import load_config
-from darkroom.batch_command import require_model
+from client.dicom_derived import Derivation
+from darkroom.batch_command import deciding_options, require_model
+from darkroom.batch_manifest import salt_for
 from darkroom.commands import StoreOptions, denoise_file
 from darkroom.output import Teller
 from darkroom.pacs.addresses import DicomPeer
@@ -70,9 +72,6 @@ def run_serve_dicom(config_file: Path, model: str, store: StoreOptions, options:
         raise ConfigurationError("--send-tls needs --tls-cert, --tls-key and --tls-ca")
     destination = Destination(options.send_to, our_aet=options.listening.aet, tls=tls if options.send_tls else None)
 
-    def denoise(source: Path, target: Path, teller: Teller) -> None:
-        denoise_file(config, source, target, model, store, teller)
-
     quiet_libraries()
     warnings.simplefilter("ignore")  # pydicom's quote values of headers, from any thread
     os.umask(_PRIVATE_UMASK)
@@ -80,6 +79,12 @@ def run_serve_dicom(config_file: Path, model: str, store: StoreOptions, options:
     incoming, outgoing = Bell(stopping), Bell(stopping)
     bells: Sequence[Bell] = (incoming, outgoing)
     with open_spool(options.spool or config_file.parent / DEFAULT_SPOOL, options.max_spool_bytes) as spool:
+        salt = salt_for(spool.salt(), deciding_options(model, store))
+        whole = replace(store, derivation=Derivation(salt))  # each source series becomes one series, over restarts too
+
+        def denoise(source: Path, target: Path, teller: Teller) -> None:
+            denoise_file(config, source, target, model, whole, teller)
+
         denoising = Denoising(
             spool,
             denoise,

@@ -20,7 +20,7 @@ from pynetdicom.events import Event
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made from a table when it is imported
 from pynetdicom.transport import ThreadedAssociationServer
 
-from client.dicom import SYNTAXES
+from client.dicom_codecs import readable_syntaxes
 from client.images import MAX_FILE_BYTES
 from darkroom.pacs.addresses import Address
 from darkroom.pacs.classes import IMAGE_CLASSES
@@ -91,8 +91,9 @@ def receiving(listening: Listening, receiver: Receiver) -> Generator[Address]:
     ae.require_calling_aet = list(listening.allow_aet)
     ae.maximum_associations = ASSOCIATIONS
     ae.add_supported_context(Verification)
+    syntaxes = readable_syntaxes()
     for image_class in IMAGE_CLASSES:
-        ae.add_supported_context(image_class, list(SYNTAXES))
+        ae.add_supported_context(image_class, syntaxes)
     handlers: list[Any] = [(evt.EVT_C_STORE, receiver.store), (evt.EVT_REJECTED, _rejected)]
     address = (listening.address.host, listening.address.port)
     try:

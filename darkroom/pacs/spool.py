@@ -12,19 +12,22 @@ import enum
 import fcntl
 import hashlib
 import os
+import secrets
 import threading
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from client.files import PRIVATE_MODE, replacing
+from client.dicom_derived import SALT_BYTES
+from client.files import PRIVATE_MODE, create_private, read_private, replacing
 from protocols.errors import ConfigurationError
 
 _FOLDER_MODE: Final = 0o700
 _OTHERS: Final = 0o077
 _WORK: Final = "work"  # results while they are written
 _LOCK: Final = ".lock"
+_SALT: Final = ".salt"  # of the results' series: each source series becomes one, over restarts too
 ID_DIGITS: Final = 32
 
 
@@ -51,6 +54,16 @@ class Spool:
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self._folder, self._max_bytes = folder, max_bytes
         self._lock = threading.Lock()
+
+    def salt(self) -> bytes:
+        """Drawn when the spool was made. Raises ConfigurationError."""
+        path = self._folder / _SALT
+        if not path.exists():
+            create_private(path, secrets.token_bytes(SALT_BYTES))
+        found = read_private(path, "the spool's salt")
+        if len(found) != SALT_BYTES:
+            raise ConfigurationError(f"{path} has {len(found)} bytes, not {SALT_BYTES}: delete it, and results begin new series")
+        return found
 
     def add(self, content: bytes) -> str:
         """Put a received object (a DICOM file's bytes) on disk; its id. Only then may its sender be told that we have it.

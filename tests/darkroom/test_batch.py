@@ -337,6 +337,14 @@ def test_a_killed_batch_leaves_no_half_file(hospital: Hospital) -> None:
     assert sorted(path.name for path in hospital.output.iterdir()) == sorted([NAME, "a.dcm", "b", "c.dcm"])
 
 
+def test_a_batch_that_goes_on_fills_the_series_that_it_began(hospital: Hospital) -> None:
+    series = []
+    for options in (hospital.options, hospital.options, {**hospital.options, "sigma": 0.1}):
+        with open_manifest(hospital.output) as manifest:
+            series.append(manifest.derivation(options, anonymous=False).series_uid("1.2.3"))
+    assert series[0] == series[1] != series[2]
+
+
 def test_two_batches_in_one_folder(hospital: Hospital) -> None:
     with open_manifest(hospital.output), pytest.raises(ConfigurationError, match="another batch"):
         hospital.run()

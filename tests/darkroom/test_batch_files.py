@@ -39,6 +39,18 @@ def test_results_lie_where_sources_do_and_are_named_by_content(folder: Path, tmp
     }
 
 
+def test_other_forms_keep_their_names(folder: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "b.TIF", "c.nii.gz", "d.nii", "e.jpg"):
+        (folder / name).write_bytes(b"content")
+    assert found(folder, tmp_path / "out") == {
+        "a.png": "a.png",
+        "b.TIF": "b.TIF",
+        "c.nii.gz": "c.nii.gz",
+        "d.nii": "d.nii",
+        "e.jpg": "e.jpg.npy",
+    }
+
+
 def test_what_is_no_image_says_what_it_is(folder: Path, tmp_path: Path) -> None:
     (folder / ".DS_Store").write_bytes(b"x")
     (folder / "empty.dcm").touch()

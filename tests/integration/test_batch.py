@@ -1,6 +1,7 @@
 """`darkroom denoise DIR` against live servers."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
 from client.config import HospitalConfig
@@ -25,10 +27,11 @@ def test_a_folder_with_a_broken_image_is_denoised_and_resumed(
 ) -> None:
     study, out = tmp_path / "study", tmp_path / "clean"
     (study / "series").mkdir(parents=True)
-    for index, name in enumerate(["one.npy", "series/two.npy"]):
-        np.save(study / name, picture(seed=index).pixels.numpy())
-    (study / "IM1").write_bytes(Path(get_testdata_file("CT_small.dcm")).read_bytes())
-    (study / "broken.npy").write_bytes((study / "one.npy").read_bytes()[:90])
+    np.save(study / "series" / "two.npy", picture().pixels.numpy())
+    source = Path(get_testdata_file("CT_small.dcm"))
+    shutil.copy(source, study / "IM1")
+    shutil.copy(source, study / "IM2.dcm")
+    (study / "broken.dcm").write_bytes(source.read_bytes()[:9000])
     (study / "notes.txt").write_text("no image")
     before = held_objects(cluster, config)
     command = ["denoise", study, "-o", out, "--model", "tiny", "--jobs", "2", "--json", tmp_path / "report.json"]
@@ -37,20 +40,25 @@ def test_a_folder_with_a_broken_image_is_denoised_and_resumed(
     assert first.returncode == 3, first.stderr  # the broken one is bad input
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["counts"] == {"done": 3, "already": 0, "no_image": 1, "failed": 1}
-    assert "failed: broken.npy: " in first.stdout
+    assert "failed: broken.dcm: " in first.stdout
     assert "[5/5] " in first.stderr
     assert np.load(out / "series" / "two.npy").shape == picture().pixels.shape
     assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == {
-        NAME, "IM1.dcm", "one.npy", "series/two.npy"
+        NAME, "IM1.dcm", "IM2.dcm", "series/two.npy"
     }  # fmt: skip
     assert held_objects(cluster, config) == before, "objects were left behind"
 
-    np.save(study / "broken.npy", picture(seed=3).pixels.numpy())
+    shutil.copy(source, study / "broken.dcm")
     again = darkroom(*command, "--config", cluster.hospital_file)
     assert again.returncode == 0, again.stderr
     assert json.loads((tmp_path / "report.json").read_text())["counts"] == {
         "done": 1, "already": 3, "no_image": 1, "failed": 0
     }  # fmt: skip
+
+    results = [dcmread(out / name) for name in ("IM1.dcm", "IM2.dcm", "broken.dcm")]
+    assert len({result.SeriesInstanceUID for result in results}) == 1, "one series, though it was interrupted"
+    assert len({result.SOPInstanceUID for result in results}) == 3
+    assert results[0].SeriesInstanceUID != dcmread(source).SeriesInstanceUID
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

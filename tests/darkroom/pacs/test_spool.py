@@ -161,6 +161,17 @@ def test_after_a_crash(folder: Path, crash: str) -> None:
         assert sum(path.is_file() for path in folder.rglob("*")) == 2  # the object and the lock
 
 
+def test_the_salt_outlives_a_restart(folder: Path) -> None:
+    salts = []
+    for _ in range(2):
+        with open_spool(folder, LIMIT) as spool:
+            salts.append(spool.salt())
+    assert salts[0] == salts[1]
+    (folder / ".salt").write_bytes(b"x")
+    with open_spool(folder, LIMIT) as spool, pytest.raises(ConfigurationError, match="salt"):
+        spool.salt()
+
+
 def test_two_services_on_one_spool(spool: Spool, folder: Path) -> None:
     with pytest.raises(ConfigurationError, match="another process"), open_spool(folder, LIMIT):
         pass
