@@ -246,16 +246,20 @@ def deleting(config: HospitalConfig, record: ObjectRecord, stages: Teller) -> Ge
 
 @contextlib.contextmanager
 def uninterrupted() -> Generator[None]:
-    """Ignore Ctrl-C while an object is deleted: the calls have deadlines, and a share left behind would stay unnoticed."""
+    """Put Ctrl-C off until an object is deleted: the calls have deadlines, and a share left behind would stay unnoticed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    came: list[int] = []
+    ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in ending}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])  # not lost: a batch or a service would go on with the next image
 
 
 def run_delete(config_file: Path, object_id: str, json_path: str | None) -> None:

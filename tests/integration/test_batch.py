@@ -87,4 +87,6 @@ def test_interrupted_it_leaves_nothing_at_the_servers_and_goes_on_later(
         path.unlink()
     again = darkroom(*arguments, "--json", "-")
     assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout)["counts"] == {"done": 1, "already": len(done), "no_image": 0, "failed": 0}
+    counts = json.loads(again.stdout)["counts"]
+    assert counts["done"] + counts["already"] == len(done) + 1
+    assert counts["done"] in (1, 2)  # 2: interrupted after a result was written, and before that was noted
