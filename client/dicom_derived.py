@@ -27,6 +27,7 @@ from client.dicom_anonymous import anonymise
 from client.dicom_pixels import PixelForm, drop_dataless_overlays, pixel_form, words_of
 from client.origin import Origin, Provenance
 from protocols.errors import BadInputError
+from protocols.unpicklable import Unpicklable
 
 SALT_BYTES: Final = 16
 MAX_PIXEL_BYTES: Final = (1 << 32) - 2  # the length of PixelData has 32 bits (PS3.5, 7.1.2)
@@ -74,8 +75,8 @@ SMOOTHING: Final = ("113087", "Smoothing")  # the nearest that CID 7203 has
 MODIFYING_EQUIPMENT: Final = ("109103", "Modifying Equipment")
 
 
-@dataclass(frozen=True)
-class Derivation:
+@dataclass(frozen=True, eq=False)
+class Derivation(Unpicklable):
     """One run, over one file or many: it gives each source series one new series.
 
     The same salt gives the same series again, so a run that is continued after an interruption fills the series that it began.

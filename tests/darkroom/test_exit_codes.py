@@ -13,6 +13,7 @@ EXPECTED = {
     "EncodingRangeError": 3,
     "NetworkDescriptionError": 3,
     "NotFoundError": 3,
+    "UnknownFormatError": 3,
     "ConfigurationError": 4,
     "CertificateError": 4,
     "PeerUnavailableError": 5,

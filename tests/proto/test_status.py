@@ -27,6 +27,7 @@ COARSER = {  # what is told apart on one machine only
     CertificateError: errors.ConfigurationError,
     EncodingRangeError: errors.BadInputError,
     NetworkDescriptionError: errors.BadInputError,
+    errors.UnknownFormatError: errors.BadInputError,
     ProtocolError: LocalProtocolError,
     DarkroomError: LocalProtocolError,
 }
