@@ -17,7 +17,11 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         code = INTERRUPTED
     if code == INTERRUPTED:
-        print("darkroom: interrupted", file=sys.stderr)
+        print("darkroom: interrupted", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        # Everything is put away. After `sys.exit` CPython may still end us by SIGINT: a KeyboardInterrupt that passed through
+        # Python run by C code, as in the import of torch, counts as unhandled for it whatever we do.
+        os._exit(INTERRUPTED)
     sys.exit(code)
 
 

@@ -46,13 +46,17 @@ class Line:
         self._budget: int | None = None  # bytes that still pass from the target; None: all
         self._up = True
         self._connections: set[Connection] = set()
+        self._sent = False
         self._holding = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def stall(self, after_bytes: int = 0) -> None:
-        """From now on so many bytes come from the target, and then nothing goes either way; connections stay open."""
+    def stall(self, after_bytes: int = 0, *, sent: bool = False) -> None:
+        """From now on so many bytes come from the target, and then nothing goes either way; connections stay open.
+
+        sent: bytes that go to the target count in place of those.
+        """
         with self._changed:
-            self._budget = after_bytes
+            self._budget, self._sent = after_bytes, sent
 
     @property
     def holding(self) -> bool:
@@ -111,7 +115,7 @@ class Line:
     def _pass(self, connection: Connection, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):  # one of the two has gone
             while chunk := source.recv(READ_BYTES):
-                if not self._let_through(connection, len(chunk) if sink is connection.ends[0] else 0):
+                if not self._let_through(connection, len(chunk), sent=source is connection.ends[0]):
                     break
                 sink.sendall(chunk)
         with self._changed:
@@ -122,10 +126,10 @@ class Line:
         if ours:
             connection.close()
 
-    def _let_through(self, connection: Connection, count: int) -> bool:
-        """Wait while the line is stalled; whether the connection is still whole then. count: bytes from the target."""
+    def _let_through(self, connection: Connection, count: int, *, sent: bool) -> bool:
+        """Wait while the line is stalled; whether the connection is still whole then. sent: to the target."""
         with self._changed:
-            if self._budget is not None:
+            if self._budget is not None and sent is self._sent:
                 self._budget -= count
             self._holding += 1
             self._changed.wait_for(lambda: connection.broken or self._budget is None or self._budget > 0)

@@ -43,6 +43,17 @@ def interrupt(running: "subprocess.Popen[str]") -> str:
     return err
 
 
+def read_until(running: "subprocess.Popen[str]", stage: str) -> None:
+    """Read what the command says on standard error, up to a line with this stage."""
+    assert running.stderr is not None
+    seen = []
+    while line := running.stderr.readline():
+        seen.append(line)
+        if stage in line:
+            return
+    raise AssertionError(f"it ended without {stage!r}: {seen}")
+
+
 @dataclass(frozen=True)
 class Given:
     """What a command is given to work on."""
@@ -70,7 +81,7 @@ def given(failing: FailingSite, npy: Path, model: Model, tmp_path: Path) -> Iter
 HELD: dict[str, tuple[str, Callable[[Given], tuple[object, ...]]]] = {
     "store": ("client-b", lambda g: ("store", g.npy, *g.config("client.toml"))),
     "denoise ID": (
-        "peer",
+        "client-b",
         lambda g: ("denoise", g.object_id, "-o", g.npy.with_name("out.npy"), "--model", "tiny", *g.config("edge.toml")),
     ),
     "denoise FILE": (
@@ -90,6 +101,8 @@ def test_interrupted_while_a_peer_does_not_answer(given: Given, command: str) ->
     before, records = given.site.stored(), sorted(given.site.config.objects.iterdir())
     given.site.lines[line].stall()
     running = start(*arguments(given))
+    if command == "denoise FILE":  # the servers may have something to say to each other before
+        read_until(running, "opened a window")
     wait_until(lambda: given.site.lines[line].holding or running.poll() is not None, "nothing was sent")
     interrupt(running)
     assert not given.npy.with_name("out.npy").exists()
@@ -106,13 +119,10 @@ def test_interrupted_while_a_share_is_stored(failing: FailingSite, tmp_path: Pat
     before = failing.stored()
     path = tmp_path / "large.npy"
     np.save(path, picture(512, 512).pixels.numpy())
-    failing.lines["client-b"].stall(1 << 16)
+    failing.lines["client-b"].stall(1 << 16, sent=True)
     running = start("store", path, "--sigma", "25", "--config", failing.site.root / "client.toml")
-    assert running.stderr is not None
     try:
-        while line := running.stderr.readline():
-            if "server A" in line and "stored its share" in line:
-                break
+        read_until(running, "stored its share")  # A: it is asked first
         wait_until(lambda: failing.lines["client-b"].holding, "nothing was sent")
         err = interrupt(running)
     finally:
@@ -139,14 +149,7 @@ def test_interrupted_while_the_simulation_starts(tmp_path: Path, command: str, a
     folder = tmp_path / "site"
     out = ("--out", tmp_path / "out") if command == "demo" else ()
     running = start(command, "--dir", folder, *out)
-    assert running.stderr is not None
-    seen = []
-    while line := running.stderr.readline():
-        seen.append(line)
-        if after in line:
-            break
-    assert seen, "it said nothing"
-    assert after in seen[-1], seen
+    read_until(running, after)
     interrupt(running)
     assert processes_of(folder) == []
     if command == "demo":

@@ -81,7 +81,7 @@ def test_killed_while_an_image_is_denoised(failing: FailingSite, record: ObjectR
 
 def test_killed_while_a_share_is_stored(failing: FailingSite) -> None:
     before, records = failing.stored(), sorted(failing.config.objects.iterdir())
-    failing.lines["client-b"].stall(HELD_BYTES)  # what the client sends is held too, so the share cannot be whole
+    failing.lines["client-b"].stall(HELD_BYTES, sent=True)  # so that the share cannot be whole
     killed: list[str] = []
 
     def kill(shown: Step) -> None:

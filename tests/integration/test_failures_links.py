@@ -67,7 +67,7 @@ def test_a_link_fails_while_an_image_is_denoised(failing: FailingSite, record: O
 @pytest.mark.parametrize("how", ["cut", "stall"])
 def test_a_link_fails_while_a_share_is_stored(failing: FailingSite, how: str) -> None:
     before = failing.stored()
-    failing.lines["client-b"].stall(HELD_BYTES)
+    failing.lines["client-b"].stall(HELD_BYTES, sent=True)
     failed: list[str] = []
 
     def fail(shown: Step) -> None:
