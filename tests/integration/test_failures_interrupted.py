@@ -39,7 +39,7 @@ def interrupt(running: "subprocess.Popen[str]") -> str:
     assert "Traceback" not in err
     lines = err.splitlines()
     assert lines[-1] == "darkroom: interrupted"
-    assert sum("interrupted" in line for line in lines) == 1
+    assert lines.count("darkroom: interrupted") == 1
     return err
 
 
