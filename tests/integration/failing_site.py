@@ -14,6 +14,7 @@ from darkroom.child_processes import Children, children
 from darkroom.provision import Site, provision
 from darkroom.settings_files import Addresses, dealer_settings, hospital_settings, server_settings
 from darkroom.simulation import LISTEN, MODULES
+from proto.separation import SIMULATION
 from tests.integration.line import Line
 
 SILENCE_SECONDS: Final = 4.0  # a link on which nothing comes is given up; the deployed default is ten times that
@@ -52,10 +53,17 @@ class FailingSite:
     def start(self, name: str) -> None:
         """Start a party, again perhaps, and lead its lines to it."""
         settings = {
-            "dealer": lambda: dealer_settings(self.site, LISTEN),
-            "server-a": lambda: server_settings(self.site, name, LISTEN, dealer=self.lines["dealer-a"].address),
+            "dealer": lambda: dealer_settings(self.site, LISTEN, deployment=SIMULATION),
+            "server-a": lambda: server_settings(
+                self.site, name, LISTEN, dealer=self.lines["dealer-a"].address, deployment=SIMULATION
+            ),
             "server-b": lambda: server_settings(
-                self.site, name, LISTEN, dealer=self.lines["dealer-b"].address, leader=self.lines["peer"].address
+                self.site,
+                name,
+                LISTEN,
+                dealer=self.lines["dealer-b"].address,
+                leader=self.lines["peer"].address,
+                deployment=SIMULATION,
             ),
         }[name]()
         settings.write_text(f'silence_seconds = "{self._silence}"\n{settings.read_text()}')

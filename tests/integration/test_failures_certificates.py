@@ -59,7 +59,7 @@ def stored(site: Site, address: str) -> DarkroomError:
     hospital_settings(site, Addresses(address, "127.0.0.1:1"))
     with pytest.raises(DarkroomError) as caught:
         acquisition.store(load_config(site.root / "client.toml"), picture(), sigma=0.05)
-    assert not list(site.objects.glob("*"))
+    assert not list(site.objects.glob("*.json"))
     return caught.value
 
 
