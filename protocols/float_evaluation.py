@@ -38,12 +38,23 @@ def evaluate_float(
     images: normalised to [0, 1]. sigma: noise level in the same unit (25/255, say). weights: see Network.parameter_shapes.
     """
     height, width = images.shape[2:]
+    out = float_wires(network, weights, images, sigma)[network.layers[-1].out]
+    return out[:, :, :height, :width] if tuple(out.shape[2:]) == network.padded_size(height, width) else out
+
+
+def float_wires(
+    network: Network,
+    weights: Mapping[str, Tensor],
+    images: Float[Tensor, "n 1 h w"],
+    sigma: Float[Tensor, " n"],
+) -> dict[str, Float[Tensor, "n c_wire h_wire w_wire"]]:
+    """Every wire, by name, before the output is cropped; arguments as for `evaluate_float`."""
+    height, width = images.shape[2:]
     padded_h, padded_w = network.padded_size(height, width)
     wires = {IMAGE_WIRE: functional.pad(images, (0, padded_w - width, 0, padded_h - height), mode="replicate")}
     for layer in network.layers:
         wires[layer.out] = _step(layer, [wires[source] for source in layer.sources], weights, sigma)
-    out = wires[network.layers[-1].out]
-    return out[:, :, :height, :width] if out.shape[2:] == (padded_h, padded_w) else out
+    return wires
 
 
 def _step(layer: Layer, inputs: list[Tensor], weights: Mapping[str, Tensor], sigma: Tensor) -> Tensor:

@@ -18,10 +18,12 @@ from client.model_file import load_model
 from protocols.errors import BadInputError, ConfigurationError, DarkroomError
 from training.checkpoint import load_checkpoint
 from training.export import export_model
-from training.fit import Fitting, Outcome
-from training.images import load_series
+from training.fit import Fitting, Log, Outcome
+from training.images import load_series, load_split
 from training.measure import SEED, measure_model
+from training.search import collect, load_search, run_candidate, search_table
 from training.settings import load_settings
+from training.timing import timed
 
 IMAGES: Final = Path("../shared/data")
 RUNS: Final = Path("training/runs")
@@ -69,7 +71,8 @@ def fit(
     with _reported():
         folder = run or RUNS / config.stem
         outcome = _fit(config, images, folder, minutes)
-        bound = export_model(output, outcome.network, outcome.checkpoint, load_series(images, "validation"))
+        _, validation = load_split(images, load_settings(config).images)
+        bound = export_model(output, outcome.network, outcome.checkpoint, validation)
         state = outcome.checkpoint
         typer.echo(
             f"{'finished' if outcome.finished else 'time used up, resumable'}: step {state.step}, {state.skipped} skipped, "
@@ -84,8 +87,15 @@ def _fit(config: Path, images: Path, folder: Path, minutes: float | None) -> Out
         settings = replace(settings, fit=replace(settings.fit, minutes=minutes))
     torch.set_num_threads(settings.fit.threads)
     torch.use_deterministic_algorithms(True)
-    training = load_series(images, "train", settings.exclude)
-    validation = load_series(images, "validation")
+    training, validation = load_split(images, settings.images)
+    settings = timed(settings, training, validation, folder)
+    with _logged(folder) as log:
+        return Fitting(settings, training, validation, folder, log).run()
+
+
+@contextmanager
+def _logged(folder: Path) -> Iterator[Log]:
+    """A log that goes to a run's folder and to stderr."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.jsonl").open("a") as file:
 
@@ -95,7 +105,7 @@ def _fit(config: Path, images: Path, folder: Path, minutes: float | None) -> Out
             file.flush()
             typer.echo(line, err=True)
 
-        return Fitting(settings, training, validation, folder, log).run()
+        yield log
 
 
 @app.command()
@@ -110,7 +120,8 @@ def export(
         settings = load_settings(config)
         torch.set_num_threads(settings.fit.threads)
         checkpoint = load_checkpoint((run or RUNS / config.stem) / "checkpoint.pt")
-        bound = export_model(output, settings.build_network(), checkpoint, load_series(images, "validation"))
+        _, validation = load_split(images, settings.images)
+        bound = export_model(output, settings.build_network(), checkpoint, validation)
         typer.echo(f"step {checkpoint.step}, best validation {checkpoint.best_psnr_db:.2f} dB, bound {bound:.2f}: {output}")
 
 
@@ -133,6 +144,40 @@ def measure(
         if json_path is not None:
             Path(json_path).write_text(text + "\n")
         typer.echo(report.to_markdown())
+
+
+@app.command()
+def search(
+    config: Annotated[Path, typer.Option("--config", help="TOML file with candidates.")] = Path("training/search.toml"),
+    images: ImagesOption = IMAGES,
+    runs: Annotated[Path, typer.Option("--runs", help="Folder for the candidates' runs.")] = RUNS / "search",
+    only: Annotated[list[str] | None, typer.Option("--only", help="Train these candidates alone; repeatable.")] = None,
+    output: Annotated[Path, typer.Option("--output", help="Table to write.")] = Path("training/search.md"),
+) -> None:
+    """Train every candidate for the same CPU time and write the table. Cut off, the same command goes on.
+
+    Several processes may share the work, each with its own --only; the last one to end writes the whole table.
+    """
+    with _reported():
+        minutes, candidates = load_search(config)
+        unknown = set(only or ()) - {one.name for one in candidates}
+        if unknown:
+            raise ConfigurationError(f"{config} has no candidate {', '.join(sorted(unknown))}")
+        for candidate in candidates:
+            folder = runs / candidate.name
+            if (only and candidate.name not in only) or (folder / "result.json").exists():
+                continue
+            settings = candidate.settings
+            torch.set_num_threads(settings.fit.threads)
+            torch.use_deterministic_algorithms(True)
+            training, validation = load_split(images, settings.images)
+            with _logged(folder) as log:
+                result = run_candidate(candidate, training, validation, folder, log)
+            typer.echo(f"{candidate.name}: {result.psnr_db}", err=True)
+        results = collect(candidates, runs, lambda line: typer.echo(line, err=True))
+        table = search_table(results, minutes)
+        output.write_text(table)
+        typer.echo(table)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from protocols.fixed_point import IMAGE_HIGH, IMAGE_LOW
 from protocols.network import IMAGE_WIRE, Conv, Gate, Network
 from training.hostile import PATTERNS, hostile_plane, pattern_plane
 from training.images import Series, spread_slices
-from training.probe import Probe, probes
+from training.probe import Probe, probe_all
 
 SIDE: Final = 64  # more than a receptive field
 SIGMAS: Final = (0.0, 25.0, 55.0)  # in 1/255 of the range: the ends of what training saw, and the middle
@@ -61,16 +61,22 @@ class Bounds:
 def measure_bounds(network: Network, weights: dict[str, Tensor], series: Sequence[Series], *, seed: int) -> Bounds:
     """Patterns in [-1, 2] and their noisy versions, noisy slices of the series, and gradient ascent on every wire."""
     rng = np.random.default_rng(seed)
-    parts = probes(network)
+    probe = probe_all(network)
     fixed = {name: weight.detach() for name, weight in weights.items()}
-    patterns = _maxima(parts, fixed, _patterns(rng))
-    slices = _maxima(parts, fixed, _slices(series, rng))
-    ascent, reached = _ascend(parts, fixed, rng)
+    patterns = _maxima(probe, fixed, _patterns(rng))
+    slices = _maxima(probe, fixed, _slices(series, rng))
+    ascent, reached = _ascend(probe, fixed, rng)
     wires = {name: max(found[name] for found in (patterns, slices, ascent)) for name in patterns}
     largest = [max(found.values()) for found in (patterns, slices, ascent)]
     escapes = sum(value > ESCAPE for value in reached)
     wires[IMAGE_WIRE] = max(abs(IMAGE_LOW), abs(IMAGE_HIGH))
     return Bounds(largest[0], largest[1], largest[2], len(reached), escapes, wires)
+
+
+def largest_on_patterns(network: Network, weights: dict[str, Tensor], *, seed: int) -> float:
+    """The largest magnitude of any wire over the patterns alone: quick, for comparing networks."""
+    fixed = {name: weight.detach() for name, weight in weights.items()}
+    return max(_maxima(probe_all(network), fixed, _patterns(np.random.default_rng(seed))).values())
 
 
 def _patterns(rng: np.random.Generator) -> Iterator[tuple[Tensor, float]]:
@@ -93,36 +99,34 @@ def _slices(series: Sequence[Series], rng: np.random.Generator) -> Iterator[tupl
                 yield torch.from_numpy(clean + noise), sigma
 
 
-def _maxima(parts: list[Probe], weights: dict[str, Tensor], batches: Iterator[tuple[Tensor, float]]) -> dict[str, float]:
+def _maxima(probe: Probe, weights: dict[str, Tensor], batches: Iterator[tuple[Tensor, float]]) -> dict[str, float]:
     """The largest magnitude of each wire over the images."""
     found: dict[str, float] = {}
     for images, sigma in batches:
-        for probe in parts:
-            with torch.inference_mode():
-                wires = probe.wires(weights, images, torch.full((images.shape[0],), sigma / 255))
-                for name, value in wires.items():
-                    found[name] = max(found.get(name, 0.0), float(value.abs().max()))
+        with torch.inference_mode():
+            wires = probe.wires(weights, images, torch.full((images.shape[0],), sigma / 255))
+            for name, value in wires.items():
+                found[name] = max(found.get(name, 0.0), float(value.abs().max()))
     return found
 
 
-def _ascend(parts: list[Probe], weights: dict[str, Tensor], rng: np.random.Generator) -> tuple[dict[str, float], list[float]]:
+def _ascend(probe: Probe, weights: dict[str, Tensor], rng: np.random.Generator) -> tuple[dict[str, float], list[float]]:
     """Search the image in [-1, 2] that makes each wire largest, for each noise level, from noise and from patterns.
 
     Gives the largest magnitude of each wire, and the largest on any wire that each single search reached.
     """
     found: dict[str, float] = {}
     reached: list[float] = []
-    for probe in parts:
-        for first in range(0, len(probe.names), ASCENT_WIRES):
-            names = probe.names[first : first + ASCENT_WIRES]
-            count = len(names) * len(SIGMAS)
-            for _ in range(ASCENT_RESTARTS):
-                noise = rng.uniform(IMAGE_LOW, IMAGE_HIGH, (count, 1, ASCENT_SIDE, ASCENT_SIDE)).astype(np.float32)
-                planes = np.stack([hostile_plane(ASCENT_SIDE, rng) for _ in range(count)])[:, None]
-                for start in (noise, planes):
-                    maxima, tops = _climb(probe, names, weights, torch.from_numpy(start))
-                    found |= {name: max(found.get(name, 0.0), value) for name, value in maxima.items()}
-                    reached += tops
+    for first in range(0, len(probe.names), ASCENT_WIRES):
+        names = probe.names[first : first + ASCENT_WIRES]
+        count = len(names) * len(SIGMAS)
+        for _ in range(ASCENT_RESTARTS):
+            noise = rng.uniform(IMAGE_LOW, IMAGE_HIGH, (count, 1, ASCENT_SIDE, ASCENT_SIDE)).astype(np.float32)
+            planes = np.stack([hostile_plane(ASCENT_SIDE, rng) for _ in range(count)])[:, None]
+            for start in (noise, planes):
+                maxima, tops = _climb(probe, names, weights, torch.from_numpy(start))
+                found |= {name: max(found.get(name, 0.0), value) for name, value in maxima.items()}
+                reached += tops
     return found, reached
 
 

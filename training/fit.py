@@ -25,7 +25,7 @@ from training.architecture import initial_weights, on_grid
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.hostile import Nursery, pressure
 from training.images import Patches, Series, draw_patches
-from training.probe import SIDE, Probe, probe_of
+from training.probe import Probe
 from training.quality import measure_quality
 from training.settings import FitSettings, Settings
 
@@ -109,7 +109,7 @@ class Fitting:
         """Take steps. Raises TrainingDivergedError."""
         settings = self.settings.fit
         wall, cpu, bad = time.monotonic(), time.process_time(), 0
-        while self.state.step < settings.steps and self.state.seconds < settings.minutes * 60:
+        while self.state.step < settings.steps and not self._used_up():
             bad = 0 if self._take_step() else bad + 1
             self.state.seconds += time.monotonic() - wall
             self.state.cpu_seconds += time.process_time() - cpu
@@ -126,18 +126,26 @@ class Fitting:
         self._save()
         return Outcome(self.network, self.state, finished=self.state.step >= settings.steps)
 
+    def _used_up(self) -> bool:
+        settings, state = self.settings.fit, self.state
+        limited = settings.cpu_minutes > 0 and state.cpu_seconds >= settings.cpu_minutes * 60
+        return limited or state.seconds >= settings.minutes * 60
+
     def _take_step(self) -> bool:
         """One step of the optimiser; False if it was skipped because the loss or the gradient is unusable."""
         settings, state = self.settings.fit, self.state
         rate = learning_rate(settings, state.step) * state.rate_scale
         for group in self._optimiser.param_groups:
             group["lr"] = rate
-        patches = draw_patches(self._training, self.settings.patches, seed=settings.seed, step=state.step)
+        chosen = self.settings
+        patches = draw_patches(self._training, chosen.patches, chosen.noise, seed=settings.seed, step=state.step)
         loss = loss_of(self.network, self._weights, patches)
-        offer = self._nursery.offer(state.step, len(self._probe.names))
-        press = pressure(self._probe, self._weights, offer, self.settings.pressure.limit)
+        press = torch.zeros(())
+        if chosen.pressure.strength:
+            offer = self._nursery.offer(state.step, len(self._probe.names))
+            press = pressure(self._probe, self._weights, offer, chosen.pressure.limit)
         self._optimiser.zero_grad(set_to_none=True)
-        (loss + self.settings.pressure.strength * press).backward()  # type: ignore[no-untyped-call]
+        (loss + chosen.pressure.strength * press).backward()  # type: ignore[no-untyped-call]
         norm = float(torch.nn.utils.clip_grad_norm_(list(self._weights.values()), settings.clip_norm))
         self._nursery.climb(state.step)
         value = loss.item()
@@ -225,14 +233,13 @@ class Fitting:
 def _pressed(network: Network) -> Probe:
     """The wires that pressure acts on: gates, sums and the correction. The other convolutions are linear in these."""
     last = next(layer for layer in reversed(network.layers) if isinstance(layer, Conv))
-    shapes = network.wire_shapes(SIDE, SIDE)
-    plane = shapes[last.out][1:]
-    names = [layer.out for layer in network.layers if layer.op in ("gate", "add") and shapes[layer.out][1:] == plane]
-    return probe_of(network, [*names, last.out])
+    output = network.layers[-1].out
+    names = [layer.out for layer in network.layers if layer.op in ("gate", "product", "add") and layer.out != output]
+    return Probe(network, (*names, last.out))
 
 
 def _fingerprint(settings: Settings, training: list[Series]) -> str:
     """Binds a checkpoint to its settings, except the time allowed, and to its images."""
-    bound = replace(settings, fit=replace(settings.fit, minutes=0.0, threads=1))
+    bound = replace(settings, fit=replace(settings.fit, minutes=0.0, cpu_minutes=0.0, threads=1))
     shapes = [(one.name, one.images.shape, one.low, one.high) for one in training]
     return hashlib.sha256(json.dumps([repr(bound), shapes]).encode()).hexdigest()

@@ -6,7 +6,7 @@ int16 [slice, row, column]. Series names start with their split, `train/` or `va
 
 import json
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 from zipfile import BadZipFile
@@ -18,9 +18,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from protocols.errors import BadInputError
+from training.noise import NoiseSettings, add_noise
 
 EMPTY_SPREAD: Final = 0.01  # a patch with a smaller standard deviation shows air
 DRAWS: Final = 3  # attempts to find a patch that is not empty; air must still be seen sometimes
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """Which images are learned from, and which ones check it.
+
+    exclude, only: names of train/* series, without the split. hold_back: every so many-th slice of the series is not learned
+    from and is the validation instead of validation/*; 0 holds none back.
+    """
+
+    exclude: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    hold_back: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +59,28 @@ def load_series(folder: Path, split: str, exclude: Collection[str] = ()) -> list
     if not names:
         raise BadInputError(f"{folder}/index.json lists no series {split}/*; is this the image folder?")
     return [_load(folder, name, index[name]) for name in names]
+
+
+def load_split(folder: Path, settings: ImageSettings) -> tuple[list[Series], list[Series]]:
+    """Series to learn from, and those that check it: validation/*, or the slices held back. Raises BadInputError."""
+    series = load_series(folder, "train", settings.exclude)
+    if settings.only:
+        missing = set(settings.only) - {one.name.split("/", 1)[1] for one in series}
+        if missing:
+            raise BadInputError(f"{folder}/index.json lists no series train/{', train/'.join(sorted(missing))}")
+        series = [one for one in series if one.name.split("/", 1)[1] in settings.only]
+    if not settings.hold_back:
+        return series, load_series(folder, "validation")
+    parts = [hold_back(one, settings.hold_back) for one in series]
+    return [kept for kept, _ in parts], [held for _, held in parts]
+
+
+def hold_back(series: Series, every: int) -> tuple[Series, Series]:
+    """Split a series: every `every`-th slice, the last of each group, is in the second part alone."""
+    held = np.arange(series.images.shape[0]) % every == every - 1
+    if not held.any():
+        raise BadInputError(f"{series.name} has {series.images.shape[0]} slices: too few to hold back every {every}th")
+    return replace(series, images=series.images[~held]), replace(series, images=series.images[held])
 
 
 def _load_index(folder: Path) -> dict[str, dict[str, Any]]:
@@ -86,14 +122,16 @@ class PatchSettings:
 
 @dataclass(frozen=True, eq=False)
 class Patches:
-    """A batch: noisy input, truth, and noise level in units of the range."""
+    """A batch: noisy input, truth, and the noise level that the network is told, in units of the range."""
 
     noisy: Float[Tensor, "n 1 h w"]
     clean: Float[Tensor, "n 1 h w"]
     sigma: Float[Tensor, " n"]
 
 
-def draw_patches(series: list[Series], settings: PatchSettings, *, seed: int, step: int) -> Patches:
+def draw_patches(
+    series: list[Series], settings: PatchSettings, noise: NoiseSettings | None = None, *, seed: int, step: int
+) -> Patches:
     """The batch of one step, a function of (seed, step) alone: a resumed run sees what an uninterrupted one saw."""
     rng = np.random.default_rng((seed, step))
     modalities = sorted({one.modality for one in series})
@@ -101,10 +139,13 @@ def draw_patches(series: list[Series], settings: PatchSettings, *, seed: int, st
     for _ in range(settings.batch):
         modality = modalities[rng.integers(len(modalities))]  # modalities, not series or slices, are balanced
         planes.append(_draw([one for one in series if one.modality == modality], settings, rng))
-    clean = torch.from_numpy(np.stack(planes)[:, None])
-    sigma = torch.from_numpy(rng.uniform(0.0, settings.sigma_max / 255.0, settings.batch).astype(np.float32))
-    noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))
-    return Patches(clean + noise * sigma[:, None, None, None], clean, sigma)
+    levels = rng.uniform(0.0, settings.sigma_max / 255.0, settings.batch)
+    pairs = [add_noise(plane, level, noise or NoiseSettings(), rng) for plane, level in zip(planes, levels, strict=True)]
+    return Patches(
+        torch.from_numpy(np.stack([noisy for noisy, _ in pairs])[:, None]),
+        torch.from_numpy(np.stack(planes)[:, None]),
+        torch.tensor([told for _, told in pairs], dtype=torch.float32),
+    )
 
 
 def _draw(series: list[Series], settings: PatchSettings, rng: np.random.Generator) -> NDArray[np.float32]:

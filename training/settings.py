@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 
 from protocols.errors import ConfigurationError
 from protocols.network import Network
-from training.architecture import GatedShape, gated_network
-from training.images import PatchSettings
+from training.architecture import GatedShape
+from training.dncnn import DncnnShape
+from training.images import ImageSettings, PatchSettings
+from training.noise import NoiseSettings
 
 
 @dataclass(frozen=True)
@@ -17,8 +19,9 @@ class FitSettings:
     """How the weights are fitted."""
 
     seed: int = 1
-    steps: int = 36000
+    steps: int = 36000  # 0: as many as fit into cpu_minutes, see training.timing
     minutes: float = 35.0  # wall time over all parts of a run; when it is used up the run stops, resumable
+    cpu_minutes: float = 0.0  # the same for CPU time, which a busy machine does not stretch; 0 sets no limit
     threads: int = 1
     learning_rate: float = 1e-3
     final_learning_rate: float = 1e-6
@@ -57,41 +60,82 @@ class ValidationSettings:
 class Settings:
     """A whole configuration file."""
 
-    exclude: tuple[str, ...] = ()
-    network: GatedShape = field(default_factory=GatedShape)
+    images: ImageSettings = field(default_factory=ImageSettings)
+    network: GatedShape | DncnnShape = field(default_factory=GatedShape)
     patches: PatchSettings = field(default_factory=PatchSettings)
+    noise: NoiseSettings = field(default_factory=NoiseSettings)
     fit: FitSettings = field(default_factory=FitSettings)
     pressure: PressureSettings = field(default_factory=PressureSettings)
     validation: ValidationSettings = field(default_factory=ValidationSettings)
 
     def build_network(self) -> Network:
         """The network that these settings train."""
-        return gated_network(self.network)
+        return self.network.network()
 
 
-Section = TypeVar("Section", GatedShape, PatchSettings, FitSettings, PressureSettings, ValidationSettings)
+Section = TypeVar(
+    "Section", GatedShape, DncnnShape, PatchSettings, NoiseSettings, FitSettings, PressureSettings, ValidationSettings
+)
 
 
 def load_settings(path: Path) -> Settings:
     """Read a configuration. Raises ConfigurationError, which names the section and the wrong entry."""
+    return settings_from(path, read_toml(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a configuration file. Raises ConfigurationError."""
     try:
-        content = tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ConfigurationError(f"cannot read the training configuration {path}: {error}") from error
-    exclude = content.pop("exclude", [])
-    if not (isinstance(exclude, list) and all(isinstance(name, str) for name in exclude)):
-        raise ConfigurationError(f"{path}: exclude must be a list of series names, not {exclude!r}")
+
+
+def settings_from(path: Path, content: dict[str, Any]) -> Settings:
+    """The settings in what `read_toml` gave; path is for messages. Raises ConfigurationError, as `load_settings`."""
+    content = dict(content)
     settings = Settings(
-        exclude=tuple(exclude),
-        network=_section(path, content, "network", GatedShape),
+        images=_images(path, content),
+        network=_network(path, content),
         patches=_section(path, content, "patches", PatchSettings),
+        noise=_section(path, content, "noise", NoiseSettings),
         fit=_section(path, content, "fit", FitSettings),
         pressure=_section(path, content, "pressure", PressureSettings),
         validation=_section(path, content, "validation", ValidationSettings),
     )
+    content.pop("network", None)
     if content:
         raise ConfigurationError(f"{path}: unknown entries {', '.join(content)}")
     return settings
+
+
+def _images(path: Path, content: dict[str, Any]) -> ImageSettings:
+    names: dict[str, tuple[str, ...]] = {}
+    for key in ("exclude", "only"):
+        value = content.pop(key, [])
+        if not (isinstance(value, list) and all(isinstance(name, str) for name in value)):
+            raise ConfigurationError(f"{path}: {key} must be a list of series names, not {value!r}")
+        names[key] = tuple(value)
+    every = content.pop("hold_back", 0)
+    if type(every) is not int or every < 0 or every == 1:
+        raise ConfigurationError(f"{path}: hold_back must be 0 or a whole number from 2, not {every!r}")
+    return ImageSettings(names["exclude"], names["only"], every)
+
+
+def _network(path: Path, content: dict[str, Any]) -> GatedShape | DncnnShape:
+    """[network] with its family, "gated" where it is not named."""
+    values = content.get("network", {})
+    family = "gated"
+    if isinstance(values, dict):
+        values = dict(values)
+        family = values.pop("family", family)
+    content = content | {"network": values}
+    match family:
+        case "gated":
+            return _section(path, content, "network", GatedShape)
+        case "dncnn":
+            return _section(path, content, "network", DncnnShape)
+    raise ConfigurationError(f"{path}: [network] family must be gated or dncnn, not {family!r}")
 
 
 def _section(path: Path, content: dict[str, Any], name: str, kind: type[Section]) -> Section:
@@ -102,6 +146,10 @@ def _section(path: Path, content: dict[str, Any], name: str, kind: type[Section]
     for key, value in values.items():
         if key not in types:
             raise ConfigurationError(f"{path}: [{name}] has no entry {key!r}; known are {', '.join(types)}")
+        if types[key] is str:
+            if not isinstance(value, str):
+                raise ConfigurationError(f"{path}: [{name}] {key} must be a text, not {value!r}")
+            continue
         good = (int, float) if types[key] is float else (int,)
         if not isinstance(value, good) or isinstance(value, bool) or value < 0:
             raise ConfigurationError(f"{path}: [{name}] {key} must be a number of at least 0, not {value!r}")

@@ -7,9 +7,14 @@ import torch
 
 from client.model_file import load_model, save_model
 from protocols.errors import ConfigurationError
+from protocols.fixed_point import FRAC_BITS, decode, encode
 from protocols.float_evaluation import evaluate_float
-from training.architecture import GatedShape, gated_network, initial_weights, on_grid
+from protocols.network import Network
+from protocols.oracle import evaluate_oracle
+from protocols.plan import plan_for
+from training.architecture import BLOCKS, GatedShape, gated_network, initial_weights, on_grid
 from training.cost import network_cost
+from training.dncnn import DncnnShape
 
 SMALL = GatedShape(channels=4, blocks=1)
 
@@ -61,7 +66,55 @@ def test_cost_by_hand() -> None:
     assert cost.parameters == sum(w.numel() for w in initial_weights(gated_network(GatedShape()), 0).values())
 
 
-@pytest.mark.parametrize("wrong", [{"channels": 0}, {"blocks": 99}, {"kernel": 2}])
+@pytest.mark.parametrize(
+    "wrong", [{"channels": 0}, {"blocks": 99}, {"kernel": 2}, {"factor": 3}, {"outer": -1}, {"attention": 2}]
+)
 def test_impossible_shapes_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigurationError, match="correct the configuration"):
-        GatedShape(**wrong)
+        GatedShape(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="known are nafnet, gate, direct"):
+        GatedShape(block="relu")
+
+
+FAMILY = [
+    GatedShape(channels=4, blocks=2, block=block, factor=factor, outer=outer, attention=attention)
+    for block in BLOCKS
+    for factor, outer, attention in ((2, 0, 0), (4, 0, 1), (2, 1, 0), (4, 1, 1))
+]
+
+
+@pytest.mark.parametrize("shape", FAMILY, ids=repr)
+def test_every_member_of_the_family_is_one_network_everywhere(shape: GatedShape) -> None:
+    """Float, fixed point and the description's text agree, and an untrained network is a small correction."""
+    network = gated_network(shape)
+    weights = on_grid(network, initial_weights(network, 0))
+    image = torch.rand(1, 19, 22, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    words, level = encode(image), encode(torch.tensor(0.1))
+
+    exact = {name: weight.double() for name, weight in weights.items()}
+    expected = evaluate_float(network, exact, decode(words)[None], decode(level)[None])[0]
+    encoded = {n: encode(w, frac_bits=network.weight_frac_bits if n.endswith(".weight") else FRAC_BITS) for n, w in exact.items()}
+    found = decode(evaluate_oracle(network, encoded, words, int(level)))
+
+    assert Network.from_json(network.to_json()) == network
+    assert network_cost(network).rounds == len(plan_for(network, 19, 22).correlations)
+    assert float((found - expected).abs().max()) < 2**-16 * 200  # each of up to 60 truncations drops less than a unit
+    assert 0 < float((expected - image).abs().max()) < 1.5
+
+
+@pytest.mark.parametrize(("block", "wires"), [("nafnet", 10), ("gate", 4), ("direct", 3)])
+def test_wires_of_each_block(block: str, wires: int) -> None:
+    one, two = (network_cost(gated_network(GatedShape(channels=16, blocks=n, block=block))).wires_per_pixel for n in (1, 2))
+    assert two - one == wires * 16 / 4
+    weighed = network_cost(gated_network(GatedShape(channels=16, blocks=1, block=block, attention=1))).wires_per_pixel
+    assert weighed - one == pytest.approx(16 / 4 + 2 * 16 / 512**2)  # the gate once more; means and weights, 1x1
+
+
+def test_dncnn_has_the_published_size() -> None:
+    network = DncnnShape().network()
+    cost = network_cost(network, 64, 64)
+    convs = 2 * 9 * 64 + 15 * 64 * 9 * 64 + 64 * 9  # the first with the noise level's channel
+    assert cost.parameters == convs + 16 * 64 + 1
+    assert cost.macs_per_pixel == convs + 16 * 64  # and the selection of each ReLU
+    out = evaluate_float(network, initial_weights(network, 0), torch.rand(1, 1, 9, 12), torch.tensor([0.1]))
+    assert out.shape == (1, 1, 9, 12)

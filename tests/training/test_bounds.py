@@ -13,7 +13,7 @@ from training.architecture import GatedShape, gated_network, initial_weights
 from training.bounds import measure_bounds
 from training.hostile import LIFETIME, Nursery, Offer, pressure
 from training.images import load_series
-from training.probe import probe_of, probes
+from training.probe import Probe, probe_all
 
 NETWORK = gated_network(GatedShape(channels=4, blocks=2))
 
@@ -22,7 +22,7 @@ def test_a_probe_shows_every_wire() -> None:
     weights = initial_weights(NETWORK, 0)
     images, sigma = torch.rand(2, 1, 16, 12), torch.tensor([0.1, 0.2])
 
-    found = {name: value for probe in probes(NETWORK) for name, value in probe.wires(weights, images, sigma).items()}
+    found = probe_all(NETWORK).wires(weights, images, sigma)
 
     written = [layer for layer in NETWORK.layers if layer.op in ("conv", "gate", "add")]
     assert found.keys() == {layer.out for layer in written}
@@ -41,13 +41,13 @@ def test_the_bound_covers_hostile_inputs(images_folder: Path, monkeypatch: pytes
     assert max(bounds.of_kind(NETWORK).values()) <= bounds.bound
 
     larger = {name: weight * (3 if name == "block0.weight" else 1) for name, weight in weights.items()}
-    found = probes(NETWORK)[0].wires(larger, torch.full((1, 1, 16, 16), 2.0), torch.zeros(1))
+    found = probe_all(NETWORK).wires(larger, torch.full((1, 1, 16, 16), 2.0), torch.zeros(1))
     assert float(found["block0"].abs().max()) <= 3 * bounds.wires["block0"] + 1e-4
 
 
 def test_climbing_images_make_their_wire_larger_and_stay_in_range() -> None:
     weights = initial_weights(NETWORK, 0)
-    probe = probe_of(NETWORK, ["block1", "block2", "exit.project"])
+    probe = Probe(NETWORK, ("block1", "block2", "exit.project"))
     nursery = Nursery(batch=2, side=16, sigma_max=55, seed=0)
     peaks = []
     for step in range(LIFETIME // 2):  # before the second place is renewed
@@ -74,7 +74,7 @@ def test_a_place_is_renewed_at_the_end_of_its_life() -> None:
 
 def test_pressure_is_the_logarithm_beyond_the_limit() -> None:
     weights = initial_weights(NETWORK, 0)
-    probe = probe_of(NETWORK, ["block0"])
+    probe = Probe(NETWORK, ("block0",))
     offer = Offer(torch.full((1, 1, 16, 16), 2.0), torch.zeros(1), torch.tensor([0]))
     peak = float(probe.wires(weights, offer.images, offer.sigma)["block0"].abs().max())
     assert float(pressure(probe, weights, offer, limit=peak / 3)) == pytest.approx(2 * math.log(3), rel=1e-4)

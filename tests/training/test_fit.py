@@ -79,12 +79,12 @@ def test_resuming_gives_the_weights_of_an_uninterrupted_run(
 def test_used_up_time_stops_a_run_that_can_go_on(
     series: tuple[list[Series], list[Series]], tmp_path: Path, events: list[dict[str, Any]]
 ) -> None:
-    short = replace(SETTINGS, fit=replace(SETTINGS.fit, minutes=1e-9))
+    for step, limit in enumerate(({"minutes": 1e-9}, {"cpu_minutes": 1e-9}), start=1):
+        stopped = run(series, tmp_path / str(step), events, replace(SETTINGS, fit=replace(SETTINGS.fit, **limit)))
+        assert not stopped.finished
+        assert stopped.checkpoint.step == 1
 
-    stopped = run(series, tmp_path / "run", events, short)
-    assert not stopped.finished
-    assert stopped.checkpoint.step == 1
-
+    assert run(series, tmp_path / "1", events).finished
     assert run(series, tmp_path / "run", events).finished
 
 
@@ -184,6 +184,13 @@ def test_the_exported_file_loads(
     assert model.network == outcome.network
     assert model.bound == bound >= 2
     json.dumps(events)  # what the log writes
+
+
+def test_without_strength_there_is_no_pressure(
+    series: tuple[list[Series], list[Series]], tmp_path: Path, events: list[dict[str, Any]]
+) -> None:
+    run(series, tmp_path / "run", events, replace(SETTINGS, pressure=replace(SETTINGS.pressure, strength=0.0)))
+    assert {entry["pressure"] for entry in events if entry["event"] == "step"} == {0.0}
 
 
 def test_learning_rate_warms_up_and_decays() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from protocols.errors import BadInputError
-from training.images import PatchSettings, draw_patches, load_series, spread_slices
+from training.images import ImageSettings, PatchSettings, draw_patches, load_series, load_split, spread_slices
 
 
 def test_splits_are_kept_apart_and_exclusions_left_out(images_folder: Path) -> None:
@@ -69,6 +69,20 @@ def test_unusable_folders_are_named(images_folder: Path, damage: str, message: s
             np.savez(path, pictures=np.ones(3, np.int16))
     with pytest.raises(BadInputError, match=message):
         load_series(images_folder, "train")
+
+
+def test_every_so_many_th_slice_is_held_back(images_folder: Path) -> None:
+    learned, checked = load_split(images_folder, ImageSettings(only=("ct_small",), hold_back=3))
+    (whole,) = load_series(images_folder, "train", ["mr_small", "licensed"])
+    assert np.array_equal(learned[0].images, whole.images[:2])
+    assert np.array_equal(checked[0].images, whole.images[2:])
+    assert (checked[0].low, checked[0].high) == (whole.low, whole.high)
+
+    with pytest.raises(BadInputError, match="too few to hold back"):
+        load_split(images_folder, ImageSettings(hold_back=3))
+    with pytest.raises(BadInputError, match="lists no series train/mr_large"):
+        load_split(images_folder, ImageSettings(only=("mr_large",)))
+    assert [one.name for one in load_split(images_folder, ImageSettings())[1]] == ["validation/mr_other"]
 
 
 def test_a_patch_larger_than_the_slices_is_refused(images_folder: Path) -> None:

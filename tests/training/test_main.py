@@ -83,6 +83,10 @@ def test_errors_have_exit_codes(tmp_path: Path, options: list[str]) -> None:
         ("[fits]", "unknown entries fits"),
         ("fit = 3", "must be a table"),
         ("exclude = 'x'", "must be a list"),
+        ("only = 'x'", "must be a list"),
+        ("hold_back = 1", "hold_back must be 0 or a whole number from 2"),
+        ("[network]\nblock = 3", "block must be a text"),
+        ("[network]\nfamily = 'dncnn'\nblocks = 3", r"\[network\] has no entry 'blocks'"),
     ],
 )
 def test_wrong_configurations_are_named(tmp_path: Path, text: str, message: str) -> None:
