@@ -1,0 +1,137 @@
+"""The search for a network: candidates trained for the same CPU time, and the table of what each reached.
+
+Resumable: every candidate is a run of `training.fit` in a folder of its own.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from protocols.errors import ConfigurationError
+from training.architecture import on_grid
+from training.bounds import largest_on_patterns
+from training.cost import network_cost
+from training.fit import Fitting, Log, TrainingDivergedError
+from training.images import Series
+from training.quality import measure_quality
+from training.settings import Settings, read_toml, settings_from
+from training.timing import timed
+
+SIGMAS: Final = (15.0, 25.0, 50.0)
+SEED: Final = 7  # of measurement noise
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One network of the search, with all settings of its run but the number of steps."""
+
+    name: str
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one candidate reached. psnr_db: at each of SIGMAS, the validation mean; empty where training diverged."""
+
+    name: str
+    wires_per_pixel: float
+    macs_per_pixel: float
+    rounds: int
+    parameters: int
+    steps: int
+    cpu_seconds: float
+    skipped: int
+    restores: int
+    psnr_db: tuple[float, ...]
+    largest_wire: float
+
+
+def load_search(path: Path) -> tuple[float, list[Candidate]]:
+    """CPU minutes of each candidate, and the candidates of a search file.
+
+    The file holds the common sections of a training configuration, and a table [candidates.NAME] for each with the entries of
+    [network]. Raises ConfigurationError.
+    """
+    content = read_toml(path)
+    tables = content.pop("candidates", None)
+    if not isinstance(tables, dict) or not tables:
+        raise ConfigurationError(f"{path}: no [candidates.NAME] table; there is nothing to search")
+    candidates = [Candidate(name, settings_from(path, content | {"network": table})) for name, table in tables.items()]
+    fit = candidates[0].settings.fit
+    if fit.steps or not fit.cpu_minutes:
+        raise ConfigurationError(f"{path}: [fit] of a search states steps = 0 and cpu_minutes, so that all get the same time")
+    return fit.cpu_minutes, candidates
+
+
+def run_candidate(candidate: Candidate, training: list[Series], validation: list[Series], folder: Path, log: Log) -> Result:
+    """Train a candidate for its time, measure it, and keep the result in its folder. Raises BadInputError."""
+    settings = timed(candidate.settings, training, validation, folder)
+    fit = replace(settings.fit, validate_every=settings.fit.steps, minutes=float("inf"))
+    settings = replace(settings, fit=fit)
+    fitting = Fitting(settings, training, validation, folder, log)
+    network = fitting.network
+    psnr: tuple[float, ...] = ()
+    largest = float("inf")
+    try:
+        fitting.run()
+    except TrainingDivergedError as error:
+        log({"event": "diverged", "candidate": candidate.name, "message": str(error)})
+    else:
+        weights = on_grid(network, fitting.state.best)
+        chosen = settings.validation
+        psnr = tuple(
+            measure_quality(network, weights, validation, sigma, slices=chosen.slices, seed=SEED, ssim=False).psnr_out_db
+            for sigma in SIGMAS
+        )
+        largest = largest_on_patterns(network, weights, seed=SEED)
+    cost, state = network_cost(network), fitting.state
+    result = Result(
+        candidate.name,
+        cost.wires_per_pixel,
+        cost.macs_per_pixel,
+        cost.rounds,
+        cost.parameters,
+        state.step,
+        state.cpu_seconds,
+        state.skipped,
+        state.restores,
+        psnr,
+        largest,
+    )
+    (folder / "result.json").write_text(json.dumps(asdict(result), indent=1) + "\n")
+    return result
+
+
+def collect(candidates: Sequence[Candidate], runs: Path, tell: Callable[[str], Any]) -> list[Result]:
+    """The results of all candidates that are finished; `tell` hears of the others."""
+    results = []
+    for candidate in candidates:
+        path = runs / candidate.name / "result.json"
+        if path.exists():
+            content = json.loads(path.read_text())
+            results.append(Result(**content | {"psnr_db": tuple(content["psnr_db"])}))
+        else:
+            tell(f"{candidate.name} has no result yet")
+    return results
+
+
+def search_table(results: Sequence[Result], cpu_minutes: float) -> str:
+    """Markdown, the best at the middle noise level first."""
+    middle = len(SIGMAS) // 2
+    ranked = sorted(results, key=lambda one: one.psnr_db[middle] if one.psnr_db else float("-inf"), reverse=True)
+    levels = " | ".join(f"PSNR {sigma:g} (dB)" for sigma in SIGMAS)
+    lines = [
+        f"Each candidate: {cpu_minutes:g} CPU minutes on one thread; means over validation/*. Wires and rounds are those of the "
+        "dealing plan at 512x512; the largest wire is over the patterns of `training/hostile.py`, a part of what bounds try.",
+        "",
+        f"| candidate | wires / pixel | MACs / pixel | rounds | weights | steps | {levels} | largest wire | skipped, restored |",
+        "|---|---|---|---|---|---|" + "---|" * len(SIGMAS) + "---|---|",
+    ]
+    for one in ranked:
+        psnr = " | ".join(f"{value:.2f}" for value in one.psnr_db) or " | ".join(["diverged"] * len(SIGMAS))
+        cost = f"{one.wires_per_pixel:.1f} | {one.macs_per_pixel:,.0f} | {one.rounds} | {one.parameters:,}"
+        reached = f"{one.steps:,} | {psnr} | {one.largest_wire:.1f} | {one.skipped}, {one.restores}"
+        lines.append(f"| {one.name} | {cost} | {reached} |")
+    return "\n".join(lines) + "\n"
