@@ -10,10 +10,10 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from client.report import psnr_db
+from darkroom.chart import Line, write_chart
 from darkroom.picture import GreyScale, Panel, write_picture
 from protocols.packing import PackingMode
 from security import theft
-from security.chart import Line, write_chart
 from security.edge_dealer import FILTERS, SESSIONS
 from security.evaluation import Picture
 
