@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PYTHON TORCH_INDEX
 PACKAGES := pyproject.toml constraints.txt scripts/setup.sh
 
-.PHONY: help setup demo test check lint unit integration evaluation bench security clean
+.PHONY: help setup demo test check lint unit integration evaluation bench quality security clean
 
 help:
 	@echo "make setup   virtual environment in .venv (says what it downloads)"
@@ -13,6 +13,7 @@ help:
 	@echo "make check   lint, types, layers, tests without sockets: a minute"
 	@echo "make test    the same and the integration tests: what CI runs"
 	@echo "make bench   beside stock CrypTen"
+	@echo "make quality pictures beside BM3D and others: docs/quality-report; IMAGES=DIR (default ../shared/data), ARGS=\"--slices 2\""
 	@echo "make security what each party can learn, shown by running it: docs/security-report; ARGS=\"--quick\" for a short form"
 	@echo "make clean   remove .venv, caches and results"
 
@@ -61,6 +62,9 @@ evaluation: .venv/.dev
 
 bench: .venv/.run
 	$(BIN)/python -m bench $(ARGS)
+
+quality: .venv/.evaluation
+	$(BIN)/python -m bench.quality $(if $(IMAGES),--images $(IMAGES)) $(ARGS)
 
 security: .venv/.evaluation
 	$(BIN)/python -m security $(ARGS)

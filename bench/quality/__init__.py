@@ -1,0 +1,1 @@
+"""Picture quality: our networks beside the denoisers that people use in clear, on the same noisy images."""

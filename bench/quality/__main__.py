@@ -1,0 +1,173 @@
+"""`python -m bench.quality` (`make quality`): our networks beside the denoisers that people use, on the validation images.
+
+Writes a report with figures, and all measurements as JSON. BM3D and DnCNN take nearly all of its time: --slices makes it shorter.
+"""
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from bench.quality import figures, page
+from bench.quality.networks import Judged, load_judged, time_on_shares
+from bench.quality.packing_modes import both_modes
+from bench.quality.peers import BM3D, Denoise, available_peers
+from bench.quality.real_noise import RealNoise, measure_real_noise
+from bench.quality.trials import SIGMAS, means, run_trials, subjects, worst
+from darkroom import __version__
+from darkroom.exit_codes import exit_code_of
+from protocols.errors import DarkroomError
+from training.images import Series, load_series, spread_slices
+
+MODES_TO: Final = 49.0  # in 1/255: with more, acquisition and packing noise together are beyond what models are trained for
+REAL_SLICES: Final = 3  # of each series, as they are
+
+
+def main() -> int:
+    """Entry point. The exit codes are those of the command line (DESIGN section 10)."""
+    arguments = _arguments()
+    torch.set_num_threads(1)
+    try:
+        _report(arguments)
+    except DarkroomError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return exit_code_of(error)
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__)
+    parser.add_argument("--images", type=Path, default=Path("../shared/data"), help="folder with index.json and validation/*.npz")
+    parser.add_argument(
+        "--models",
+        type=Path,
+        nargs="+",
+        default=sorted(Path("darkroom/models").glob("*.safetensors")),
+        help="model files, ours first",
+    )
+    parser.add_argument("--slices", type=int, default=10, help="of each series")
+    parser.add_argument("--seed", type=int, default=7, help="of the noise")
+    parser.add_argument("--without", nargs="*", default=[], metavar="PEER", help=f"peers to leave out, {BM3D} for instance")
+    parser.add_argument(
+        "--shares", type=int, default=0, metavar="SIDE", help="time each network on shares at this size; 0: do not"
+    )
+    parser.add_argument("--repetitions", type=int, default=3, help="counted evaluations on shares")
+    parser.add_argument("--log", type=Path, nargs="*", default=[], help="log.jsonl of training runs, for the training curve")
+    parser.add_argument("--output", type=Path, default=Path("docs/quality-report"), help="folder for the report")
+    arguments = parser.parse_args()
+    if not arguments.models:
+        parser.error("darkroom/models holds no model file; name some with --models")
+    peers = available_peers()
+    unknown = set(arguments.without) - set(peers)
+    if unknown:
+        parser.error(f"no peer {', '.join(sorted(unknown))}; there are {', '.join(peers)}")
+    return arguments
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    judged = load_judged(arguments.models)
+    series = load_series(arguments.images, "validation")
+    peers = {name: denoise for name, denoise in available_peers().items() if name not in arguments.without}
+    methods: dict[str, Denoise] = {one.name: one.denoise for one in judged} | peers
+    folder: Path = arguments.output
+    folder.mkdir(parents=True, exist_ok=True)
+
+    chosen = subjects(series, arguments.slices, arguments.seed)
+    trials = run_trials(methods, chosen, _tell)
+    levels = means(trials)
+    first = judged[0]
+    modes = [row for one in chosen if one.sigma <= MODES_TO for row in both_modes(one, first.denoise)]
+    compared = {first.name: first.denoise} | ({BM3D: peers[BM3D]} if BM3D in peers else {})
+    real = _real_noise(series, compared, folder / "real-noise.png")
+    timings = time_on_shares(judged, arguments.shares, arguments.repetitions, _tell) if arguments.shares else {}
+
+    subject = next(one for one in chosen if one.sigma == figures.MIDDLE and one.number == arguments.slices // 2)
+    figures.crops(folder / "crops.png", subject, compared)
+    figures.psnr_against_wires(folder / "wires.png", judged, levels, [name for name in levels if name in peers])
+    pictures, sentence = figures.agreement(folder, subject, first.name, first.denoise)
+    shown = {
+        "crops": folder / "crops.png",
+        "real noise": folder / "real-noise.png",
+        "PSNR and wires": folder / "wires.png",
+        **pictures,
+    }
+    if arguments.log:
+        logs = {path.parent.name: path for path in arguments.log}
+        shown["training"] = figures.training_curve(folder / "training.png", logs)
+
+    comparisons = []
+    for one in judged:
+        for peer in (BM3D, *(other.name for other in judged if other is not one)):
+            if peer in levels:
+                comparisons.append(page.gains(levels, one.name, peer))
+                comparisons += [page.worst_sentence(one.name, peer, found) for found in [worst(trials, one.name, peer)] if found]
+    parts = [
+        page.INTRODUCTION.format(made=_made(arguments, judged, series)),
+        "## Quality",
+        page.psnr_table(levels, SIGMAS),
+        "\n".join(f"- {line}" for line in comparisons),
+        page.merit_table(levels, SIGMAS),
+        "## Cost",
+        page.cost_table(judged, timings),
+        "## Blind beside keyed",
+        f"Network `{first.name}`, packing noise 25/255. A keyed store is uniform: a thief of both guesses mid-grey.",
+        page.mode_table(modes),
+        "## Real noise",
+        "Slices as they are, no noise added. What is measured: `bench/quality/real_noise.py`.",
+        page.real_table(real),
+        "## Agreement",
+        sentence,
+        "\n\n".join(f"![{name}]({path.name})" for name, path in shown.items()),
+    ]
+    text = "\n\n".join(parts) + "\n"
+    (folder / "report.md").write_text(text)
+    content = {
+        "trials": [asdict(trial) for trial in trials],
+        "modes": [asdict(row) for row in modes],
+        "real_noise": [{"series": name, "method": method} | asdict(one) for name, method, one in real],
+        "shares": {name: asdict(timing) for name, timing in timings.items()},
+    }
+    (folder / "measurements.json").write_text(json.dumps(content) + "\n")
+    print(text)
+
+
+def _real_noise(series: Sequence[Series], compared: dict[str, Denoise], path: Path) -> list[tuple[str, str, RealNoise]]:
+    """Measure slices as they are; the middle one of each series is shown, denoised by the first method."""
+    rows, pairs = [], []
+    for one in series:
+        for index, plane in enumerate(spread_slices(one, REAL_SLICES)):
+            image = one.normalised(plane)
+            for number, (name, denoise) in enumerate(compared.items()):
+                measured, result = measure_real_noise(image, denoise)
+                rows.append((f"{one.name}, slice {index}", name, measured))
+                if number == 0 and index == REAL_SLICES // 2:
+                    pairs.append((one.name, image, result))
+    figures.real_crops(path, pairs)
+    return rows
+
+
+def _made(arguments: argparse.Namespace, judged: Sequence[Judged], series: Sequence[Series]) -> str:
+    versions = [f"{name} {metadata.version(name)}" for name in ("torch", "numpy", "scikit-image")]
+    if BM3D not in arguments.without and BM3D in available_peers():
+        versions.append(f"bm3d {metadata.version('bm3d')}")
+    names = ", ".join(one.name for one in series)
+    return (
+        f"`python -m bench.quality --slices {arguments.slices} --seed {arguments.seed}`: {names}; "
+        f"networks {', '.join(one.name for one in judged)}; Darkroom {__version__}, python {platform.python_version()}, "
+        f"{', '.join(versions)}."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

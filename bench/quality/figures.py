@@ -1,0 +1,143 @@
+"""The pictures of the quality report."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+
+from bench.quality.agreement import correlation, error_shares, regression
+from bench.quality.metrics import Merit
+from bench.quality.networks import Judged
+from bench.quality.peers import Denoise, Plane
+from bench.quality.trials import NOISY, Subject
+from darkroom.chart import Line, write_chart
+from darkroom.picture import GreyScale, Panel, write_picture
+from protocols.errors import BadInputError
+from training.quality import psnr_db
+
+CROP: Final = 128
+DIFFERENCE_GAIN: Final = 5.0  # differences are shown so much stronger, about mid-grey
+DOTS: Final = 3000  # pixels in a scatter plot: more would be a blot
+SEED: Final = 7
+MIDDLE: Final = 25.0  # the level that charts show, in 1/255
+
+
+def crops(path: Path, subject: Subject, methods: Mapping[str, Denoise]) -> Path:
+    """The middle of a slice: truth, input, each method, and under each its difference from the truth."""
+    scale = GreyScale.of(torch.from_numpy(subject.truth).double())
+    where = _busiest(subject.truth)
+    panels = [
+        Panel("Truth", subject.series, scale.show(_tensor(subject.truth[where]))),
+        Panel("Noisy", f"{psnr_db(subject.noisy, subject.truth):.2f} dB", scale.show(_tensor(subject.noisy[where]))),
+    ]
+    shown, differences = [], []
+    for name, denoise in methods.items():
+        result = denoise(subject.noisy, subject.sigma / 255)
+        shown.append(Panel(name, f"{psnr_db(result, subject.truth):.2f} dB", scale.show(_tensor(result[where]))))
+        grey = 0.5 + DIFFERENCE_GAIN * (result[where] - subject.truth[where])
+        plain = np.rint(np.clip(grey, 0.0, 1.0) * 255).astype(np.uint8)
+        differences.append(Panel(f"{name} - truth", f"times {DIFFERENCE_GAIN:g}", plain))
+    write_picture(path, [*panels, *shown, *differences])
+    return path
+
+
+def real_crops(path: Path, pairs: Sequence[tuple[str, Plane, Plane]]) -> Path:
+    """Slices as they are: before, after, and what was taken away."""
+    panels = []
+    for name, before, after in pairs:
+        scale = GreyScale.of(torch.from_numpy(before).double())
+        where = _busiest(before)
+        removed = 0.5 + DIFFERENCE_GAIN * (before[where] - after[where])
+        panels += [
+            Panel(name, "as acquired", scale.show(_tensor(before[where]))),
+            Panel("denoised", "no truth is known", scale.show(_tensor(after[where]))),
+            Panel("removed", f"times {DIFFERENCE_GAIN:g}", np.rint(np.clip(removed, 0.0, 1.0) * 255).astype(np.uint8)),
+        ]
+    write_picture(path, panels)
+    return path
+
+
+def psnr_against_wires(
+    path: Path, judged: Sequence[Judged], means: Mapping[str, Mapping[float, Merit]], flat: Sequence[str]
+) -> Path:
+    """PSNR at the middle level over wires per pixel; methods in clear have none and are drawn as levels."""
+    wires = [one.cost.wires_per_pixel for one in judged]
+    lines = [Line(one.name, [(one.cost.wires_per_pixel, means[one.name][MIDDLE].psnr_db)], marks=True) for one in judged]
+    ends = (0.8 * min(wires), 1.25 * max(wires))
+    lines += [Line(name, [(x, means[name][MIDDLE].psnr_db) for x in ends], dashed=True) for name in flat if name != NOISY]
+    return write_chart(path, f"Quality and cost, sigma {MIDDLE:g}", "wires per pixel", "PSNR, dB", lines)
+
+
+def training_curve(path: Path, logs: Mapping[str, Path]) -> Path:
+    """Validation PSNR over CPU minutes, from the logs of runs. Raises BadInputError: a log without a validation."""
+    lines = []
+    for name, log in logs.items():
+        points, seconds = [], 0.0
+        for entry in map(json.loads, log.read_text().splitlines()):
+            if entry["event"] == "step":
+                seconds = entry["cpu_seconds"]
+            elif entry["event"] == "validation":
+                points.append((seconds / 60, entry["psnr_out_db"]))
+        if not points:
+            raise BadInputError(f"{log} holds no validation yet; train longer, or leave --log {name} out")
+        lines.append(Line(name, points))
+    return write_chart(path, "Training", "CPU minutes", "validation PSNR, dB", lines, logarithmic=False)
+
+
+def agreement(folder: Path, subject: Subject, name: str, denoise: Denoise) -> tuple[dict[str, Path], str]:
+    """Output against truth, its error histogram, and output against input; and the figures in one sentence."""
+    result = denoise(subject.noisy, subject.sigma / 255)
+    slope, intercept = regression(result, subject.truth)
+    chosen = np.random.default_rng(SEED).choice(result.size, min(DOTS, result.size), replace=False)
+
+    def dots(plane: Plane) -> list[tuple[float, float]]:
+        return [(float(x), float(y)) for x, y in zip(plane.ravel()[chosen], result.ravel()[chosen], strict=True)]
+
+    line = Line(f"{slope:.3f} truth {intercept:+.4f}", [(x, intercept + slope * x) for x in (0.0, 1.0)])
+    edges = np.linspace(-0.15, 0.15, 61)
+    middles = 0.5 * (edges[1:] + edges[:-1])
+    histograms = [
+        Line(
+            kind,
+            [(float(x), 100.0 * y) for x, y in zip(middles, error_shares(plane, subject.truth, edges.tolist()), strict=True)],
+        )
+        for kind, plane in ((name, result), (NOISY, subject.noisy))
+    ]
+    title = f"{name}, {subject.series}, sigma {subject.sigma:g}"
+    pictures = {
+        "regression": write_chart(
+            folder / "regression.png", title, "truth", "output", [Line("pixels", dots(subject.truth), marks=True), line],
+            logarithmic=False, mark_size=1,
+        ),
+        "errors": write_chart(folder / "errors.png", title, "error", "% of pixels", histograms, logarithmic=False, mark_size=1),
+        "input_output": write_chart(
+            folder / "input-output.png", title, "noisy input", "output", [Line("pixels", dots(subject.noisy), marks=True)],
+            logarithmic=False, mark_size=1,
+        ),
+    }  # fmt: skip
+    sentence = (
+        f"Correlation of output and truth {correlation(result, subject.truth):.4f}, of output and input "
+        f"{correlation(result, subject.noisy):.4f}, of input and truth {correlation(subject.noisy, subject.truth):.4f}; "
+        f"regression of output on truth: slope {slope:.4f}, intercept {intercept:+.5f}."
+    )
+    return pictures, sentence
+
+
+def _busiest(image: Plane) -> tuple[slice, slice]:
+    """The square of CROP pixels, on a coarse grid, in which most happens."""
+    height, width = image.shape
+    side = min(CROP, height, width)
+    places = [
+        (row, column)
+        for row in range(0, height - side + 1, max(1, side // 4))
+        for column in range(0, width - side + 1, max(1, side // 4))
+    ]
+    row, column = max(places, key=lambda at: float(image[at[0] : at[0] + side, at[1] : at[1] + side].std()))
+    return np.s_[row : row + side, column : column + side]
+
+
+def _tensor(plane: Plane) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(plane)).double()

@@ -1,0 +1,127 @@
+"""The harness from images to report; both packing modes; means and worst cases."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bench.quality import __main__ as command
+from bench.quality import page
+from bench.quality.metrics import Merit
+from bench.quality.networks import Judged
+from bench.quality.packing_modes import both_modes
+from bench.quality.trials import NOISY, Subject, Trial, means, worst
+from client.model_file import Model, save_model
+from protocols.network import IMAGE_WIRE, Conv, Network
+from training.architecture import GatedShape, gated_network, initial_weights
+from training.cost import network_cost
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """One small series of soft discs, 48x52."""
+    rows, columns = np.mgrid[:48, :52]
+    discs = [900 * np.exp(-((((rows - 24) / 12) ** 2 + ((columns - 20 - step) / 14) ** 2) ** 2)) for step in range(4)]
+    (tmp_path / "images" / "validation").mkdir(parents=True)
+    np.savez(tmp_path / "images" / "validation" / "discs.npz", images=np.round(discs).astype(np.int16))
+    (tmp_path / "images" / "index.json").write_text(json.dumps({"validation/discs": {"modality": "CT"}}))
+    return tmp_path / "images"
+
+
+def test_the_report_holds_every_method_and_figure(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    threads = torch.get_num_threads()
+    models = []
+    for kernel, name in ((3, "first"), (5, "second")):
+        models.append(tmp_path / f"{name}.safetensors")
+        mean = Network((Conv("mean", IMAGE_WIRE, 1, kernel, padding=kernel // 2, bias=False),))  # takes noise off, untrained
+        save_model(models[-1], mean, {"mean.weight": torch.full((1, 1, kernel, kernel), kernel**-2.0)}, bound=2.0)
+    log = tmp_path / "run" / "log.jsonl"
+    log.parent.mkdir()
+    lines = [{"event": "step", "cpu_seconds": 30.0}, {"event": "validation", "psnr_out_db": 30.0}]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines * 2))
+    output = tmp_path / "report"
+    arguments = ["--images", images, "--models", *models, "--slices", 2, "--without", "BM3D", "bilateral", "--log", log]
+    monkeypatch.setattr(sys, "argv", ["quality", *map(str, arguments), "--output", str(output)])
+    monkeypatch.setattr(command, "available_peers", lambda: {"BM3D": _copy, "bilateral": _copy, "median 3x3": _copy})
+
+    assert command.main() == 0
+    torch.set_num_threads(threads)
+
+    text = capsys.readouterr().out
+    assert text.strip() == (output / "report.md").read_text().strip()
+    for part in (
+        "| first |",
+        "| second |",
+        "| median 3x3 |",
+        "first against second",
+        "| keyed |",
+        "| blind |",
+        "edge slope kept",
+    ):
+        assert part in text
+    assert "bilateral" not in text
+    for name in ("crops", "real-noise", "wires", "regression", "errors", "input-output", "training"):
+        assert (output / f"{name}.png").stat().st_size > 500
+        assert f"({name}.png)" in text
+    trials = json.loads((output / "measurements.json").read_text())["trials"]
+    assert len(trials) == 4 * 2 * 4  # levels, slices, methods with the noisy input
+    copies = [one["merit"] for one in trials if one["method"] == "median 3x3"]
+    assert copies == [one["merit"] for one in trials if one["method"] == NOISY]  # all met the same images
+
+
+def _copy(noisy: np.ndarray, sigma: float) -> np.ndarray:
+    return noisy.copy()
+
+
+def test_missing_images_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["quality", "--images", str(tmp_path / "nowhere"), "--output", str(tmp_path / "out")])
+    threads = torch.get_num_threads()
+    assert command.main() == 3
+    torch.set_num_threads(threads)
+    assert "pass the image folder with --images" in capsys.readouterr().err
+
+
+def test_blind_gives_away_what_keyed_does_not() -> None:
+    rows, columns = np.mgrid[:64, :64]
+    truth = (0.3 + 0.2 * np.sin(rows / 9) * np.cos(columns / 7)).astype(np.float32)
+    noisy = truth + np.float32(15 / 255) * np.random.default_rng(0).standard_normal(truth.shape, dtype=np.float32)
+    subject = Subject("waves", 0, 15.0, truth, noisy)
+    told = []
+
+    def perfect(image: np.ndarray, sigma: float) -> np.ndarray:
+        told.append(255 * sigma)
+        return truth + np.float32(0.001)
+
+    keyed, blind = both_modes(subject, perfect)
+    assert told == pytest.approx([15.0, np.hypot(15, 25)])  # blind: the packing noise is still in
+    assert keyed.leaked_bits == 0
+    assert blind.leaked_bits > 0.1
+    assert blind.leaked_mean_bits > blind.leaked_bits
+    assert keyed.stolen_psnr_db < 20 < blind.stolen_psnr_db
+
+
+def trial(method: str, number: int, psnr: float) -> Trial:
+    return Trial(method, "series", number, 25.0, Merit(psnr, 0.9, 2.0, 10.0, 5.0, 3.0), 0.1)
+
+
+def test_means_and_the_worst_case() -> None:
+    trials = [trial("ours", 0, 30.0), trial("peer", 0, 29.0), trial("ours", 1, 32.0), trial("peer", 1, 32.5)]
+    assert means(trials)["ours"][25.0].psnr_db == 31.0
+    found = worst(trials, "ours", "peer")
+    assert found is not None
+    assert (found[0].number, found[1]) == (1, -0.5)
+    assert "worst case: -0.50 dB (series, slice 1, sigma 25, 32.00 dB)" in page.worst_sentence("ours", "peer", found)
+    assert page.gains(means(trials), "ours", "peer") == "ours against peer: +0.25 dB at 25."
+    assert worst(trials, "ours", "nobody") is None
+
+
+def test_a_network_that_was_not_timed_says_so() -> None:
+    network = gated_network(GatedShape(channels=4, blocks=1))
+    judged = Judged(Model("tiny", network, initial_weights(network, 0), 2.0), network_cost(network))
+    assert "| tiny |" in page.cost_table([judged], {})
+    assert "not measured" in page.cost_table([judged], {})
