@@ -21,7 +21,7 @@ from training.export import export_model
 from training.fit import Fitting, Log, Outcome
 from training.images import load_series, load_split
 from training.measure import SEED, measure_model
-from training.search import collect, load_search, run_candidate, search_table
+from training.search import collect, keep_result, load_search, result_path, run_candidate, search_table
 from training.settings import load_settings
 from training.timing import timed
 
@@ -32,7 +32,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False, no_
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file with the settings of the run.")]
 ImagesOption = Annotated[Path, typer.Option("--images", help="Folder with index.json and the series it lists.")]
 RunOption = Annotated[Path | None, typer.Option("--run", help=f"Folder for checkpoint and log; {RUNS}/CONFIG if not given.")]
-OutputOption = Annotated[Path, typer.Option("--output", help="Model file to write.")]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", help="Model file to write; CONFIG.safetensors in the run's folder if not given.")
+]
 MinutesOption = Annotated[float | None, typer.Option("--minutes", min=0.0, help="Wall time allowed, instead of the file's.")]
 
 
@@ -56,7 +58,7 @@ def fit(
     config: ConfigOption = None,
     images: ImagesOption = IMAGES,
     run: RunOption = None,
-    output: OutputOption = Path("darkroom/models/base.safetensors"),
+    output: OutputOption = None,
     minutes: MinutesOption = None,
 ) -> None:
     """Train a network (without a command), or measure or export one.
@@ -71,6 +73,7 @@ def fit(
     with _reported():
         folder = run or RUNS / config.stem
         outcome = _fit(config, images, folder, minutes)
+        output = output or folder / f"{config.stem}.safetensors"
         _, validation = load_split(images, load_settings(config).images)
         bound = export_model(output, outcome.network, outcome.checkpoint, validation)
         state = outcome.checkpoint
@@ -113,13 +116,15 @@ def export(
     config: Annotated[Path, typer.Option("--config", help="TOML file with the settings of the run.")],
     images: ImagesOption = IMAGES,
     run: RunOption = None,
-    output: OutputOption = Path("darkroom/models/base.safetensors"),
+    output: OutputOption = None,
 ) -> None:
     """Write the best weights so far of a run, which may be going on, to a model file."""
     with _reported():
         settings = load_settings(config)
         torch.set_num_threads(settings.fit.threads)
-        checkpoint = load_checkpoint((run or RUNS / config.stem) / "checkpoint.pt")
+        folder = run or RUNS / config.stem
+        output = output or folder / f"{config.stem}.safetensors"
+        checkpoint = load_checkpoint(folder / "checkpoint.pt")
         _, validation = load_split(images, settings.images)
         bound = export_model(output, settings.build_network(), checkpoint, validation)
         typer.echo(f"step {checkpoint.step}, best validation {checkpoint.best_psnr_db:.2f} dB, bound {bound:.2f}: {output}")
@@ -152,6 +157,9 @@ def search(
     images: ImagesOption = IMAGES,
     runs: Annotated[Path, typer.Option("--runs", help="Folder for the candidates' runs.")] = RUNS / "search",
     only: Annotated[list[str] | None, typer.Option("--only", help="Train these candidates alone; repeatable.")] = None,
+    results: Annotated[Path, typer.Option("--results", help="Folder for the results, a small file each.")] = Path(
+        "training/results"
+    ),
     output: Annotated[Path, typer.Option("--output", help="Table to write.")] = Path("training/search.md"),
 ) -> None:
     """Train every candidate for the same CPU time and write the table. Cut off, the same command goes on.
@@ -165,7 +173,7 @@ def search(
             raise ConfigurationError(f"{config} has no candidate {', '.join(sorted(unknown))}")
         for candidate in candidates:
             folder = runs / candidate.name
-            if (only and candidate.name not in only) or (folder / "result.json").exists():
+            if (only and candidate.name not in only) or result_path(results, candidate.name).exists():
                 continue
             settings = candidate.settings
             torch.set_num_threads(settings.fit.threads)
@@ -173,9 +181,9 @@ def search(
             training, validation = load_split(images, settings.images)
             with _logged(folder) as log:
                 result = run_candidate(candidate, training, validation, folder, log)
+            keep_result(results, result)
             typer.echo(f"{candidate.name}: {result.psnr_db}", err=True)
-        results = collect(candidates, runs, lambda line: typer.echo(line, err=True))
-        table = search_table(results, minutes)
+        table = search_table(collect(candidates, results, lambda line: typer.echo(line, err=True)), minutes)
         output.write_text(table)
         typer.echo(table)
 

@@ -1,5 +1,7 @@
 """From a checkpoint to the model file that is shipped."""
 
+import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -18,7 +20,9 @@ def export_model(path: Path, network: Network, checkpoint: Checkpoint, series: S
     """Write the best weights (before the first validation: the averaged ones) and give the bound measured for them."""
     weights = on_grid(network, checkpoint.best or checkpoint.average)
     bounds = measure_bounds(network, weights, series, seed=BOUND_SEED)
+    rounded = {name: math.ceil(value * 1000) / 1000 for name, value in bounds.wires.items()}
     notes = {
+        "wire_bounds": json.dumps(rounded, sort_keys=True),  # scales per wire follow from these (DESIGN section 6)
         "bound_patterns": f"{bounds.patterns:.3f}",
         "bound_slices": f"{bounds.slices:.3f}",
         "bound_ascent": f"{bounds.ascent:.3f}",

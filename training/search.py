@@ -1,6 +1,7 @@
 """The search for a network: candidates trained for the same CPU time, and the table of what each reached.
 
-Resumable: every candidate is a run of `training.fit` in a folder of its own.
+Resumable: every candidate is a run of `training.fit` in a folder of its own. Its result is a small file that is committed, so the
+search can grow over days and machines; CPU minutes of different machines do not compare, so steps are stated beside them.
 """
 
 import json
@@ -9,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from protocols.errors import ConfigurationError
+from protocols.errors import BadInputError, ConfigurationError
 from training.architecture import on_grid
 from training.bounds import largest_on_patterns
 from training.cost import network_cost
@@ -66,7 +67,7 @@ def load_search(path: Path) -> tuple[float, list[Candidate]]:
 
 
 def run_candidate(candidate: Candidate, training: list[Series], validation: list[Series], folder: Path, log: Log) -> Result:
-    """Train a candidate for its time, measure it, and keep the result in its folder. Raises BadInputError."""
+    """Train a candidate for its time and measure it. Raises BadInputError, ConfigurationError."""
     settings = timed(candidate.settings, training, validation, folder)
     fit = replace(settings.fit, validate_every=settings.fit.steps, minutes=float("inf"))
     settings = replace(settings, fit=fit)
@@ -87,7 +88,7 @@ def run_candidate(candidate: Candidate, training: list[Series], validation: list
         )
         largest = largest_on_patterns(network, weights, seed=SEED)
     cost, state = network_cost(network), fitting.state
-    result = Result(
+    return Result(
         candidate.name,
         cost.wires_per_pixel,
         cost.macs_per_pixel,
@@ -100,20 +101,32 @@ def run_candidate(candidate: Candidate, training: list[Series], validation: list
         psnr,
         largest,
     )
-    (folder / "result.json").write_text(json.dumps(asdict(result), indent=1) + "\n")
-    return result
 
 
-def collect(candidates: Sequence[Candidate], runs: Path, tell: Callable[[str], Any]) -> list[Result]:
-    """The results of all candidates that are finished; `tell` hears of the others."""
+def keep_result(folder: Path, result: Result) -> None:
+    """Write a result to its file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    result_path(folder, result.name).write_text(json.dumps(asdict(result), indent=1) + "\n")
+
+
+def result_path(folder: Path, name: str) -> Path:
+    """Where the result of a candidate lies."""
+    return folder / f"{name}.json"
+
+
+def collect(candidates: Sequence[Candidate], folder: Path, tell: Callable[[str], Any]) -> list[Result]:
+    """The results of all candidates that are finished; `tell` hears of the others. Raises BadInputError."""
     results = []
     for candidate in candidates:
-        path = runs / candidate.name / "result.json"
-        if path.exists():
+        path = result_path(folder, candidate.name)
+        if not path.exists():
+            tell(f"{candidate.name} has no result yet")
+            continue
+        try:
             content = json.loads(path.read_text())
             results.append(Result(**content | {"psnr_db": tuple(content["psnr_db"])}))
-        else:
-            tell(f"{candidate.name} has no result yet")
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadInputError(f"{path} is no result of the search: {error}; remove it to train the candidate again") from error
     return results
 
 

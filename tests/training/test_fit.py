@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from client.model_file import load_model
@@ -183,6 +184,11 @@ def test_the_exported_file_loads(
     model = load_model(tmp_path / "small.safetensors")
     assert model.network == outcome.network
     assert model.bound == bound >= 2
+    with safe_open(tmp_path / "small.safetensors", framework="pt") as file:
+        wires = json.loads(file.metadata()["wire_bounds"])
+    truncated = {layer.out for layer in outcome.network.layers if layer.op in ("conv", "gate")}
+    assert truncated < wires.keys()
+    assert bound <= max(wires.values()) < bound + 0.002
     json.dumps(events)  # what the log writes
 
 

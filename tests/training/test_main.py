@@ -51,9 +51,9 @@ def test_train_export_and_measure(
     assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 1  # one validation, at the end
 
     before = load_model(model)
-    exported = runner.invoke(app, ["export", *options, "--output", str(model)])
+    exported = runner.invoke(app, ["export", *options])
     assert exported.exit_code == 0, exported.output
-    after = load_model(model)
+    after = load_model(tmp_path / "run" / "tiny.safetensors")
     assert all(torch.equal(after.weights[name], weight) for name, weight in before.weights.items())
 
     measured = runner.invoke(app, ["measure", "--model", str(model), "--images", str(images_folder), "--json", "-"])

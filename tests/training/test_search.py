@@ -41,7 +41,16 @@ depth = 3
 def options(tmp_path: Path, images_folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(timing, "CALIBRATION_SECONDS", 0.05)
     (tmp_path / "search.toml").write_text(SEARCH)
-    places = ["--runs", str(tmp_path / "runs"), "--output", str(tmp_path / "search.md"), "--images", str(images_folder)]
+    places = [
+        "--runs",
+        str(tmp_path / "runs"),
+        "--results",
+        str(tmp_path / "results"),
+        "--output",
+        str(tmp_path / "search.md"),
+        "--images",
+        str(images_folder),
+    ]
     return ["search", "--config", str(tmp_path / "search.toml"), *places]
 
 
@@ -50,7 +59,7 @@ def test_every_candidate_is_trained_once_and_stands_in_the_table(tmp_path: Path,
     first = runner.invoke(app, [*options, "--only", "flat"])
     assert first.exit_code == 0, first.output
     assert "peer has no result yet" in first.output
-    result = tmp_path / "runs" / "flat" / "result.json"
+    result = tmp_path / "results" / "flat.json"
     written, steps = result.stat().st_mtime_ns, json.loads((tmp_path / "runs" / "flat" / "steps.json").read_text())["steps"]
 
     both = runner.invoke(app, options)
@@ -60,6 +69,11 @@ def test_every_candidate_is_trained_once_and_stands_in_the_table(tmp_path: Path,
     table = (tmp_path / "search.md").read_text()
     assert "| flat |" in table
     assert "| peer |" in table
+
+    result.write_text("{}")
+    damaged = runner.invoke(app, options)
+    assert damaged.exit_code == 3
+    assert "flat.json is no result of the search" in damaged.output
 
 
 def test_a_candidate_that_is_not_in_the_file_is_refused(options: list[str]) -> None:
