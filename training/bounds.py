@@ -21,7 +21,7 @@ from training.probe import Probe, probe_all
 SIDE: Final = 64  # more than a receptive field
 SIGMAS: Final = (0.0, 25.0, 55.0)  # in 1/255 of the range: the ends of what training saw, and the middle
 DRAWS: Final = 3  # of each random pattern
-ASCENT_SIDE: Final = 32  # a receptive field: what is outside cannot reach the peak
+ASCENT_SIDE: Final = 48  # a receptive field of the flat networks: what is outside cannot reach the peak
 ASCENT_STEPS: Final = 40
 ASCENT_STRIDE: Final = 0.3  # of the sign of the gradient, falling to zero; 10 strides cross [-1, 2]
 ASCENT_WIRES: Final = 8  # searched side by side: bounds the memory

@@ -105,6 +105,11 @@ class Fitting:
         else:
             self._save()
 
+    @property
+    def pressed(self) -> tuple[str, ...]:
+        """The wires that pressure acts on."""
+        return self._probe.names
+
     def run(self) -> Outcome:
         """Take steps. Raises TrainingDivergedError."""
         settings = self.settings.fit

@@ -192,6 +192,17 @@ def test_the_exported_file_loads(
     json.dumps(events)  # what the log writes
 
 
+def test_pressure_reaches_both_levels_of_a_u(
+    series: tuple[list[Series], list[Series]], tmp_path: Path, events: list[dict[str, Any]]
+) -> None:
+    network = GatedShape(channels=4, blocks=1, block="direct", outer=1)
+    pressed = PressureSettings(batch=2, side=16, limit=1e-3, strength=0.1)
+    fitting = Fitting(replace(SETTINGS, network=network, pressure=pressed), *series, tmp_path / "run", events.append)
+    assert {"left1", "block1", "joined", "right1", "exit.project"} <= set(fitting.pressed)
+    assert fitting.run().finished
+    assert events[0]["pressure"] > 1  # every wire is far beyond the limit
+
+
 def test_without_strength_there_is_no_pressure(
     series: tuple[list[Series], list[Series]], tmp_path: Path, events: list[dict[str, Any]]
 ) -> None:
