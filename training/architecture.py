@@ -118,7 +118,7 @@ def _row(layers: list[Layer], name: str, source: str, count: int, channels: int,
 
 
 def _nafnet(out: str, source: str, channels: int, shape: GatedShape) -> list[Layer]:
-    """NAFNet's block: 10 wires a channel, 12 with attention; a depthwise filter, and two gates."""
+    """NAFNet's block: 10 wires a channel; a depthwise filter, and two gates."""
     wide = 2 * channels
     weighed, attention = _attention(f"{out}.space.gate", channels, shape)
     return [
