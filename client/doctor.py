@@ -21,6 +21,7 @@ from proto.checks import (
     peer_state,
     serving,
 )
+from proto.readiness import SERVER
 from proto.transport import Identity
 from protocols.errors import ConfigurationError
 from protocols.identifiers import Role
@@ -99,7 +100,7 @@ def _servers(config: HospitalConfig, identity: Identity, owner: str, *, state: b
     with connect(config, identity) as connections:
         for connection in connections.values():
             name = f"{connection.name}: reachable as {owner}"
-            results.append(attempt(name, partial(serving, connection.channel, connection.place)))
+            results.append(attempt(name, partial(serving, connection.channel, connection.place, SERVER)))
             if state and results[-1].ok:
                 results += peer_state(connection.channel, connection.name)
     return results

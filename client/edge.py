@@ -27,7 +27,7 @@ from client.result_stream import ResultReader, ServerCost, ServerResult
 from proto import darkroom_pb2 as pb
 from proto.status import calling
 from protocols.blind import fuse, residual_test
-from protocols.errors import DarkroomError, IntegrityError, RemoteProtocolError
+from protocols.errors import DarkroomError, IntegrityError, PeerUnavailableError, RemoteProtocolError
 from protocols.fixed_point import decode, encode
 from protocols.identifiers import ObjectId, PushId, Role, SessionId
 from protocols.packing import NoiseKeys, PackingMode, check_keys, total_noise
@@ -248,5 +248,9 @@ def _read(connection: Connection, call: Any, reader: ResultReader, progress: Pro
                     shown = reader.stage
                     progress(Step(connection.name, shown, done, total if done else 0))
         return Answer(reader.finish(), count)
+    except PeerUnavailableError as error:
+        # "Try again" is believed of a server that had not begun: afterwards the user decides, as after any failure.
+        retry_seconds = error.retry_seconds if reader.waiting else None
+        raise type(error)(f"{error} (while {reader.stage})", retry_seconds=retry_seconds) from error
     except DarkroomError as error:
         raise type(error)(f"{error} (while {reader.stage})") from error

@@ -19,6 +19,7 @@ from protocols.ring import WORD_BYTES, from_bytes
 from protocols.sharing import expand_seed
 from protocols.unpicklable import Unpicklable
 
+CONNECTING: Final = "connecting"
 MAX_STAGE_LENGTH: Final = 80  # a stage is shown to the user
 
 
@@ -58,7 +59,7 @@ class ResultReader(Unpicklable):
         self._output = bytearray()
         self._packed = bytearray()
         self._limit = height * width * WORD_BYTES
-        self.stage = "connecting"
+        self.stage = CONNECTING
 
     def receive(self, reply: pb.DenoiseReply) -> None:
         """Take in one message. Raises RemoteProtocolError: out of order, or more than was announced."""
@@ -74,6 +75,11 @@ class ResultReader(Unpicklable):
             self._take(self._packed, reply.packed_chunk)
         else:
             raise RemoteProtocolError(f"server {self._role.value} sent {kind or 'an empty message'} out of order")
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the server has said nothing yet, or that the session waits: no material was dealt to it."""
+        return self._header is None and (self.stage == CONNECTING or self.stage.startswith("waiting"))
 
     @property
     def received(self) -> tuple[int, int]:

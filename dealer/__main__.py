@@ -3,7 +3,9 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Final
 
+import grpc
 import torch
 
 from dealer.service import DealerService
@@ -13,6 +15,14 @@ from proto.party import Settings, serve
 from proto.party_check import check_party, exit_code, report
 from proto.separation import require_separate_dealer
 from protocols.errors import DarkroomError
+
+THREADS: Final = 16  # each server has one session under way, and asks for health
+
+
+def add_dealer(server: grpc.Server, service: DealerService) -> DealerService:
+    """Put the dealer on its listener."""
+    rpc.add_DealerServicer_to_server(service, server)
+    return service
 
 
 def main() -> None:
@@ -33,7 +43,7 @@ def main() -> None:
             print(report(results, as_json=arguments.json))
             sys.exit(exit_code(results))
         require_separate_dealer(settings)
-        serve(settings, lambda server, callers: rpc.add_DealerServicer_to_server(DealerService(callers), server), threads=16)
+        serve(settings, lambda server, callers: add_dealer(server, DealerService(callers)), threads=THREADS)
     except DarkroomError as error:
         sys.exit(f"dealer: {error}")
 

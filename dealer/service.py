@@ -4,6 +4,7 @@ import resource
 import threading
 from collections.abc import Iterator
 from functools import partial
+from time import monotonic
 from typing import Final
 
 import grpc
@@ -11,12 +12,14 @@ import structlog
 import torch
 
 from dealer.ledger import Batch, DealingLedger, Push
+from dealer.metrics import DealerMetrics
 from proto import darkroom_pb2 as pb
 from proto import darkroom_pb2_grpc as rpc
-from proto.status import abort
+from proto.admission import Admission
+from proto.calls import answering
+from proto.readiness import DEALER
 from proto.transport import CHUNK_BYTES, Callers
 from protocols import dealing, ring
-from protocols.errors import DarkroomError
 from protocols.identifiers import BootId, MaterialId, PushId, Role
 from protocols.network import Network
 from protocols.plan import masked_weights
@@ -30,9 +33,23 @@ class DealerService(rpc.DealerServicer):
     """Names, binds and gives out correlated randomness."""
 
     def __init__(self, callers: Callers) -> None:
+        self.health_name = DEALER
+        self.metrics = DealerMetrics()
         self._callers = callers
+        self._admission = Admission("the dealer", {})
         self._ledger = DealingLedger()
         self._dealing = threading.Lock()  # one correlation at a time: it is arithmetic, and several at once would only take turns
+
+    def require_ready(self) -> None:
+        """The dealer calls nobody: it is ready as long as it is there."""
+
+    def drain(self) -> None:
+        """Open nothing more; halves of what was opened are still given out, so that sessions under way can end."""
+        self._admission.drain()
+
+    def wait_idle(self, seconds: float) -> bool:
+        """Wait for the last call under way to end; whether it has."""
+        return self._admission.wait_idle(seconds)
 
     def _caller(self, context: grpc.ServicerContext, *allowed: Role) -> Role:
         names = [name for name, role in CALLER_ROLES.items() if role in allowed]
@@ -40,57 +57,61 @@ class DealerService(rpc.DealerServicer):
 
     def OpenPush(self, request: pb.OpenPushRequest, context: grpc.ServicerContext) -> pb.OpenPushReply:  # noqa: N802
         """Run by A."""
-        try:
-            self._caller(context, Role.A)
+        with answering(context, "OpenPush", self.metrics), self._admission.place(self._caller(context, Role.A).value):
             push = self._ledger.open_push(Network.from_json(request.network), _boots(request.boot_a, request.boot_b))
-        except DarkroomError as error:
-            abort(context, error)
-        log.info("push opened", push=str(push))
+            self.metrics.pushes.inc()
+            log.info("push opened", push=str(push))
         return pb.OpenPushReply(push_id=str(push))
 
     def ClaimPush(self, request: pb.ClaimPushRequest, context: grpc.ServicerContext) -> pb.ClaimPushReply:  # noqa: N802
         """Run by A and B."""
-        try:
+        with answering(context, "ClaimPush", self.metrics) as call:
             role = self._caller(context, Role.A, Role.B)
-            push = PushId(request.push_id)
-            boots = _boots(request.boot_a, request.boot_b)
-            entry = self._ledger.claim_push(role, push, boots, request.network_digest)
-        except DarkroomError as error:
-            abort(context, error)
+            call.note(role=role.value)
+            with self._admission.place(role.value, begins=False):
+                push = PushId(request.push_id)
+                boots = _boots(request.boot_a, request.boot_b)
+                entry = self._ledger.claim_push(role, push, boots, request.network_digest)
         return pb.ClaimPushReply(seed=dealing.push_seed(entry.key, role, push, request.network_digest))
 
     def OpenMaterial(  # noqa: N802
         self, request: pb.OpenMaterialRequest, context: grpc.ServicerContext
     ) -> pb.OpenMaterialReply:
         """Run by A."""
-        try:
-            self._caller(context, Role.A)
+        with answering(context, "OpenMaterial", self.metrics), self._admission.place(self._caller(context, Role.A).value):
             boots = _boots(request.boot_a, request.boot_b)
             size = request.size
             material = self._ledger.open_batch(PushId(request.push_id), size.height, size.width, boots)
-        except DarkroomError as error:
-            abort(context, error)
+            self.metrics.batches.inc()
+            log.info("material opened", material=str(material), height=size.height, width=size.width)
         return pb.OpenMaterialReply(material_id=str(material))
 
     def ClaimMaterial(  # noqa: N802
         self, request: pb.ClaimMaterialRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.MaterialChunk]:
         """Run by A (a seed) and B (a seed and the corrections)."""
-        try:
+        started = monotonic()
+        with answering(context, "ClaimMaterial", self.metrics) as call:
             role = self._caller(context, Role.A, Role.B)
-            material, push = MaterialId(request.material_id), PushId(request.push_id)
-            boots = _boots(request.boot_a, request.boot_b)
-            batch = self._ledger.claim_batch(role, material, push, request.plan_digest, boots)
-            masks = self._ledger.push(push)
-        except DarkroomError as error:
-            abort(context, error)
-        seeds = {party: dealing.session_seed(batch.key, party, material, batch.context) for party in Role}
-        yield pb.MaterialChunk(seed=seeds[role])
-        if role is Role.B:
-            yield from self._corrections(batch, masks, seeds)
-        log.info("material claimed", material=str(material), role=role.value)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        yield pb.MaterialChunk(end=pb.MaterialEnd(dealer_peak_rss_bytes=peak))
+            call.note(role=role.value)
+            with self._admission.place(role.value, begins=False):
+                material, push = MaterialId(request.material_id), PushId(request.push_id)
+                call.note(material=str(material))
+                boots = _boots(request.boot_a, request.boot_b)
+                batch = self._ledger.claim_batch(role, material, push, request.plan_digest, boots)
+                masks = self._ledger.push(push)
+                seeds = {party: dealing.session_seed(batch.key, party, material, batch.context) for party in Role}
+                yield pb.MaterialChunk(seed=seeds[role])
+                dealt = len(seeds[role])
+                if role is Role.B:
+                    for chunk in self._corrections(batch, masks, seeds):
+                        dealt += len(chunk.correction.chunk)
+                        yield chunk
+                self.metrics.claimed(role, dealt, monotonic() - started)
+                seconds = round(monotonic() - started, 3)
+                log.info("material claimed", material=str(material), role=role.value, bytes=dealt, seconds=seconds)
+                peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+                yield pb.MaterialChunk(end=pb.MaterialEnd(dealer_peak_rss_bytes=peak))
 
     def _corrections(self, batch: Batch, push: Push, seeds: dict[Role, bytes]) -> Iterator[pb.MaterialChunk]:
         network = push.network

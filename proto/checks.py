@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from proto.description import DESCRIBE_SECONDS, Description, describe, free_disk, free_memory
 from proto.fingerprints import readable
+from proto.readiness import ALIVE
 from proto.shown_certificate import shown_certificate
 from proto.status import calling
 from proto.transport import Peer, certificate_name, fingerprint
@@ -118,13 +119,18 @@ def _name(certificate_pem: bytes) -> str:
         return "nothing"
 
 
-def serving(channel: grpc.Channel, name: str) -> None:
-    """Ask for health: it answers us, so it knows our certificate. Raises PeerUnavailableError, AccessDenied."""
+def serving(channel: grpc.Channel, name: str, service: str = ALIVE) -> None:
+    """Ask for health: it answers us, so it knows our certificate. service: alive, or ready (`proto.readiness`).
+
+    Raises PeerUnavailableError, AccessDenied.
+    """
     with calling(name, "for its health"):
         stub = health_pb2_grpc.HealthStub(channel)
-        status = stub.Check(health_pb2.HealthCheckRequest(), timeout=DESCRIBE_SECONDS).status
+        status = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=DESCRIBE_SECONDS).status
     if status != health_pb2.HealthCheckResponse.SERVING:
-        raise PeerUnavailableError(f"{name} answers, but does not serve (health status {status})")
+        raise PeerUnavailableError(
+            f"{name} answers, but is not ready: it is stopping, or cannot reach a peer of its own; its log says which"
+        )
 
 
 def peer_state(channel: grpc.Channel, name: str) -> list[CheckResult]:

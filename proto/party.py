@@ -8,6 +8,7 @@ import signal
 import stat
 import sys
 import threading
+import time
 import tomllib
 from collections.abc import Callable
 from concurrent import futures
@@ -16,14 +17,22 @@ from pathlib import Path
 from typing import Any, Final
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+import structlog
+from grpc_health.v1 import health_pb2_grpc
 
 from proto import darkroom_pb2_grpc as rpc
 from proto.description import PartyService
+from proto.metrics import MetricsAddress, metrics_address, metrics_endpoint
+from proto.readiness import Hosted, Readiness
 from proto.transport import SILENCE_SECONDS, Callers, Identity, Peer, checked_silence, listener_credentials, listener_options
 from protocols.errors import ConfigurationError
 
-GRACE_SECONDS: Final = 5.0  # calls under way at shutdown get this long
+DRAIN_SECONDS: Final = 60.0  # calls under way at shutdown get this long: a 512x512 image, many times over
+MAX_DRAIN_SECONDS: Final = 3600.0
+LOOK_SECONDS: Final = 0.2  # how often a second signal is looked for while the party drains
+LAST_WORDS_SECONDS: Final = 2.0  # after the last call: what was sent is on its way, health checks end
+
+log = structlog.get_logger("party")
 
 
 @dataclass(frozen=True)
@@ -43,14 +52,30 @@ class Settings:
 
     def text(self, *keys: str, default: str | None = None) -> str:
         """A string value. Raises ConfigurationError naming the key."""
-        value: Any = self.values
-        for key in keys:
-            value = value.get(key) if isinstance(value, dict) else None
-        if value is None and default is not None:
-            return default
+        value = self._value(keys, default)
         if not isinstance(value, str):
             raise ConfigurationError(f"{self.path}: {'.'.join(keys)} must be a string")
         return value
+
+    def number(self, *keys: str, default: float, low: float, high: float) -> float:
+        """A number in [low, high]. Raises ConfigurationError naming the key."""
+        value = self._value(keys, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise ConfigurationError(f"{self.path}: {'.'.join(keys)} must be a number from {low:g} to {high:g}, not {value!r}")
+        return value
+
+    def flag(self, *keys: str) -> bool:
+        """True or false; false where it is absent. Raises ConfigurationError naming the key."""
+        value = self._value(keys, False)
+        if not isinstance(value, bool):
+            raise ConfigurationError(f"{self.path}: {'.'.join(keys)} must be true or false")
+        return value
+
+    def _value(self, keys: tuple[str, ...], default: Any) -> Any:
+        value: Any = self.values
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        return default if value is None else value
 
     def table(self, key: str) -> dict[str, str]:
         """A table of strings. Raises ConfigurationError."""
@@ -98,54 +123,100 @@ class Settings:
         """Pinned certificates of those who may call, by identity name."""
         return {name: self.public_file(file) for name, file in self.table("peers").items()}
 
+    def metrics(self) -> MetricsAddress | None:
+        """Where metrics are shown: [metrics] listen, allow_remote. None where nothing is said. Raises ConfigurationError."""
+        if "metrics" not in self.values:
+            return None
+        return metrics_address(self.text("metrics", "listen"), allow_remote=self.flag("metrics", "allow_remote"))
 
-def serve(settings: Settings, add_services: Callable[[grpc.Server, Callers], None], *, threads: int) -> None:
-    """Listen until SIGTERM, SIGINT, or, where asked for on the command line, until standard input ends.
 
-    Writes the ready file (advertised address, else the one bound, and process id) once calls are answered, and removes it at
-    the end.
+class StopSignals:
+    """SIGTERM or SIGINT once: stop in order. Twice: at once."""
+
+    def __init__(self) -> None:
+        self.stop: Final = threading.Event()
+        self.at_once: Final = threading.Event()
+
+    def install(self) -> None:
+        """Run by the main thread."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self.request())
+
+    def request(self) -> None:
+        """As one more signal."""
+        if self.stop.is_set():
+            self.at_once.set()
+        self.stop.set()
+
+
+def serve(settings: Settings, add_services: Callable[[grpc.Server, Callers], Hosted], *, threads: int) -> None:
+    """Listen until SIGTERM, SIGINT, or, where asked for on the command line, until standard input ends; then drain.
+
+    Draining: not ready any more, nothing new is begun, what is under way has `drain_seconds` to end; a second signal ends it.
+    Writes the ready file (advertised address, else the one bound, process id, and where metrics are) once calls are answered,
+    and removes it at the end.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash must not write keys and shares to a disk
+    drain_seconds = settings.number("drain_seconds", default=DRAIN_SECONDS, low=0.0, high=MAX_DRAIN_SECONDS)
+    metrics = settings.metrics()
     callers = settings.callers()
     options = listener_options(settings.silence_seconds())
     server = grpc.server(futures.ThreadPoolExecutor(threads, thread_name_prefix="call"), options=options)
-    add_services(server, Callers(callers))
+    hosted = add_services(server, Callers(callers))
     store = settings.resolve(settings.text("store")) if "store" in settings.values else None
     rpc.add_PartyServicer_to_server(PartyService(Callers(callers), callers, store), server)
-    checks = health.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    health = Readiness(hosted)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
     listen = settings.text("listen", default="127.0.0.1:0")
     credentials = listener_credentials(settings.identity(), callers.values())
     try:
         port = server.add_secure_port(listen, credentials)
     except RuntimeError as error:
         raise ConfigurationError(f"cannot listen on {listen}: is the address ours, and the port free?") from error
-    server.start()
-    checks.set("", health_pb2.HealthCheckResponse.SERVING)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    ready = settings.resolve(settings.text("ready_file", default="ready.json"))
-    _write_ready(ready, settings.text("advertised", default=f"{listen.rsplit(':', 1)[0]}:{port}"))
-    if "--exit-on-stdin-eof" in sys.argv:
-        threading.Thread(target=_watch_stdin, args=(stop,), daemon=True).start()
-    stop.wait()
-    ready.unlink(missing_ok=True)
-    checks.enter_graceful_shutdown()
-    server.stop(GRACE_SECONDS).wait()
+    with metrics_endpoint(metrics, hosted.metrics.registry) as shown:
+        server.start()
+        signals = StopSignals()
+        signals.install()
+        address = f"{listen.rsplit(':', 1)[0]}:{port}"
+        ready = settings.resolve(settings.text("ready_file", default="ready.json"))
+        _write_ready(ready, settings.text("advertised", default=address), shown)
+        health.watch()
+        log.info("serving", address=address, metrics=shown)
+        if "--exit-on-stdin-eof" in sys.argv:
+            threading.Thread(target=_watch_stdin, args=(signals,), daemon=True).start()
+        signals.stop.wait()
+        ready.unlink(missing_ok=True)
+        health.drain()
+        hosted.drain()
+        log.info("draining", seconds=drain_seconds)
+        started = time.monotonic()
+        idle = _wait_idle(hosted, signals, drain_seconds)
+        server.stop(LAST_WORDS_SECONDS if idle else 0).wait()
+        log.info("stopped", idle=idle, seconds=round(time.monotonic() - started, 3))
 
 
-def _write_ready(path: Path, address: str) -> None:
+def _wait_idle(hosted: Hosted, signals: StopSignals, seconds: float) -> bool:
+    """Whether the calls under way have ended, in time and before a second signal."""
+    deadline = time.monotonic() + seconds
+    while not hosted.wait_idle(LOOK_SECONDS):
+        if signals.at_once.is_set() or time.monotonic() >= deadline:
+            return False
+    return True
+
+
+def _write_ready(path: Path, address: str, metrics: str | None) -> None:
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"address": address, "pid": os.getpid()}))
+    stated = {"address": address, "pid": os.getpid()} | ({"metrics": metrics} if metrics else {})
+    temporary.write_text(json.dumps(stated))
     temporary.replace(path)
 
 
-def _watch_stdin(stop: threading.Event) -> None:
-    """Set `stop` when the process that started us has gone: its end of our standard input closes."""
+def _watch_stdin(signals: StopSignals) -> None:
+    """Stop at once when the process that started us has gone: its end of our standard input closes."""
     descriptor = sys.stdin.fileno()
     while True:
         select.select([descriptor], [], [])
         if not os.read(descriptor, 4096):
-            stop.set()
+            signals.request()
+            signals.request()
             return

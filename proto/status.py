@@ -57,6 +57,9 @@ TABLE: Final[tuple[tuple[type[DarkroomError], grpc.StatusCode], ...]] = (
     (LocalProtocolError, grpc.StatusCode.INTERNAL),
 )
 
+RETRY_KEY: Final = "darkroom-retry-after-seconds"  # trailing metadata of a refusal before anything was begun
+LONGEST_RETRY_SECONDS: Final = 3600  # a peer that says more is not believed
+
 
 def status_of(error: DarkroomError) -> grpc.StatusCode:
     """The status that a server answers with."""
@@ -72,7 +75,19 @@ def error_of(peer: str, call: grpc.RpcError, asked: str = "") -> DarkroomError:
     if status is grpc.StatusCode.UNAVAILABLE:
         return _no_connection(who, details)
     kind = next((kind for kind, known in TABLE if known is status), RemoteProtocolError)
-    return kind(f"{who}: {details}")
+    error = kind(f"{who}: {details}")
+    if isinstance(error, PeerUnavailableError):
+        error.retry_seconds = _retry_seconds(call)
+    return error
+
+
+def _retry_seconds(call: grpc.RpcError) -> int | None:
+    """When a refused call may be made again, if the peer said so."""
+    metadata = call.trailing_metadata() if isinstance(call, grpc.Call) else None
+    for key, value in metadata or ():
+        if key == RETRY_KEY and isinstance(value, str) and value.isascii() and value.isdecimal():
+            return min(int(value[:6]), LONGEST_RETRY_SECONDS)
+    return None
 
 
 def _no_connection(who: str, details: str) -> DarkroomError:
@@ -86,7 +101,9 @@ def _no_connection(who: str, details: str) -> DarkroomError:
 
 
 def abort(context: grpc.ServicerContext, error: DarkroomError) -> NoReturn:
-    """End a call with the status of `error`. Run by servers and dealer."""
+    """End a call with the status of `error`, and with when to try again where it says so. Run by servers and dealer."""
+    if isinstance(error, PeerUnavailableError) and error.retry_seconds is not None:
+        context.set_trailing_metadata(((RETRY_KEY, str(error.retry_seconds)),))
     context.abort(status_of(error), str(error))
     raise AssertionError("abort always raises")
 

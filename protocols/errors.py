@@ -37,7 +37,14 @@ class NotFoundError(BadInputError):
 
 
 class PeerUnavailableError(DarkroomError):
-    """A peer cannot be reached, or did not answer in time."""
+    """A peer cannot be reached, did not answer in time, or is shutting down.
+
+    retry_seconds: where the peer refused before anything was begun, in how many seconds it said to try again; else None.
+    """
+
+    def __init__(self, message: str, *, retry_seconds: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_seconds = retry_seconds
 
 
 class BusyError(PeerUnavailableError):

@@ -60,6 +60,9 @@ class ForkedPool(WorkerPool):
     def refill(self) -> None:
         """Nothing to do: forking is quick."""
 
+    def require_warm(self) -> None:
+        """Nothing to do: the nursery is always warm."""
+
     def close(self) -> None:
         self._ours.close()
         self._nursery.wait()

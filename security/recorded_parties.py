@@ -18,9 +18,9 @@ import grpc
 import structlog
 import torch
 
+from dealer.__main__ import THREADS, add_dealer
 from dealer.service import DealerService
 from proto import darkroom_pb2 as pb
-from proto import darkroom_pb2_grpc as rpc
 from proto.logs import configure_logs
 from proto.party import Settings, serve
 from proto.transport import Callers
@@ -32,11 +32,12 @@ from security.recorded_calls import RecordedStub, tapped
 from security.recording import ENDED, HELD, RECEIVED, SENT, Entry, Recorder
 from security.stage import ROLE_VARIABLE, Fault, Stage
 from server.config import ServerConfig, server_config
+from server.limits import call_threads
 from server.pipe import Kind, Pipe
+from server.process import add_server
 from server.service import ServerService
 from server.worker_pool import WORKER, WorkerPool, WorkerProcess
 
-CALL_THREADS: Final = 32  # as the shipped servers
 STAGED_WORKER: Final = "security.staged_worker"
 
 Reply = TypeVar("Reply")
@@ -70,6 +71,9 @@ class _RecordedPool(WorkerPool):
 
     def refill(self) -> None:
         self._pool.refill()
+
+    def require_warm(self) -> None:
+        self._pool.require_warm()
 
     def close(self) -> None:
         self._pool.close()
@@ -204,13 +208,11 @@ def run_recorded_server(role: Role) -> None:
     careless = stage.fault is Fault.CARELESS and role is Role.B
     service = partial(CarelessServer if careless else RecordedServer, config, workers=workers, recorder=recorder)
 
-    def add(server: grpc.Server, callers: Callers) -> None:
-        running = service(callers=callers)
-        rpc.add_ServerServicer_to_server(running, server)
-        rpc.add_PeerLinkServicer_to_server(running, server)
+    def add(server: grpc.Server, callers: Callers) -> ServerService:
+        return add_server(server, service(callers=callers))
 
     try:
-        serve(settings, add, threads=CALL_THREADS)
+        serve(settings, add, threads=call_threads(config.waiting))
     finally:
         workers.close()
 
@@ -221,9 +223,7 @@ def run_recorded_dealer() -> None:
     torch.set_grad_enabled(False)
     recorder = Recorder(stage.folder / "dealer.rec")
     apply_fault(stage.fault)
-    serve(
-        settings, lambda server, callers: rpc.add_DealerServicer_to_server(RecordedDealer(callers, recorder), server), threads=16
-    )
+    serve(settings, lambda server, callers: add_dealer(server, RecordedDealer(callers, recorder)), threads=THREADS)
 
 
 def _begin(name: str) -> tuple[Stage, Settings]:

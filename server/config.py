@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -11,6 +12,9 @@ from proto.transport import Identity, Peer
 from protocols.errors import ConfigurationError
 from protocols.identifiers import Role
 from protocols.unpicklable import Unpicklable
+
+WAITING: Final = 8  # minutes of waiting at seconds per image; each holds two threads and no memory to speak of
+MAX_WAITING: Final = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +27,7 @@ class ServerConfig(Unpicklable):
     grant_key: Ed25519PublicKey  # the hospital's, which signs access grants
     dealer: Peer
     leader: Peer | None  # server A, as B calls it; None at A
+    waiting: int = WAITING  # sessions that may wait beside the one that is evaluated
 
 
 def server_config(settings: Settings, role: Role) -> ServerConfig:
@@ -44,4 +49,5 @@ def server_config(settings: Settings, role: Role) -> ServerConfig:
         grant_key=key,
         dealer=settings.peer("the dealer", "dealer"),
         leader=settings.peer("server A", "leader") if role is Role.B else None,
+        waiting=int(settings.number("queue", "waiting", default=WAITING, low=0, high=MAX_WAITING)),
     )

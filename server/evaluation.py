@@ -5,7 +5,7 @@ channel is closed, the worker is killed, and the material is never named again.
 """
 
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final
@@ -30,6 +30,7 @@ from server.order import OrderTerms, check_accept, check_order, make_order, orde
 from server.peer_channel import PeerChannel
 from server.pipe import Kind
 from server.relays import WORKER_ENDED, expect, receive_opening, relay_corrections, relay_openings, send_opening
+from server.turns import Place
 from server.worker_pool import WorkerPool, WorkerProcess
 
 MAX_MATERIAL_BYTES: Final = 6 << 30  # corrections that a worker of B holds; a larger image needs tiles
@@ -37,13 +38,13 @@ MAX_MATERIAL_BYTES: Final = 6 << 30  # corrections that a worker of B holds; a l
 
 @dataclass(frozen=True, eq=False)
 class EvaluationRequest(Unpicklable):
-    """What the edge asked of this server, checked, with this server's share of the object."""
+    """What the edge asked of this server, checked. The share of the object is read when the session's turn has come."""
 
     session_id: str
     object_id: str
     model: str
     stored: pb.StoreHeader = field(repr=False)
-    image_share: bytes = field(repr=False)  # A: seed; B: ring words
+    image_share: Callable[[], bytes] = field(repr=False)  # A: seed; B: ring words
     noise_key: bytes = field(repr=False)
     sigma_share: int = field(repr=False)
 
@@ -61,13 +62,29 @@ class Outcome(Unpicklable):
     shape: tuple[int, int, int]
 
 
+@dataclass(frozen=True, eq=False)
+class _Session(Unpicklable):
+    """What both servers have agreed on, with this server's half."""
+
+    request: EvaluationRequest
+    image_share: bytes = field(repr=False)
+    masked: MaskedModel
+    model: PushedModel
+    plan: Plan
+    material: MaterialId
+    peer_key: bytes = field(repr=False)
+    started: float
+
+
 class Evaluator:
-    """Everything that outlives a session at one server: boot id, models, workers, used material. One evaluation at a time."""
+    """Everything that outlives a session at one server: boot id, models, workers, used material.
+
+    One evaluation at a time: whoever calls `lead` has the turn, `follow` takes it when A's order comes (`server.turns`).
+    """
 
     def __init__(self, role: Role, models: ModelRegistry, dealer: DealerClient, workers: WorkerPool) -> None:
         self.role = role
         self.boot_id = BootId.fresh()
-        self.turn = threading.Lock()
         self._models = models
         self._dealer = dealer
         self._workers = workers
@@ -133,6 +150,7 @@ class Evaluator:
         boots = Boots(str(self.boot_id), str(BootId(boot_b)))
         model = self._models.load(request.model)
         plan = self._plan(model, request)
+        image_share = request.image_share()
         started = monotonic()
         masked = self._models.masked(model.name, model.upload_id, boots)
         try:
@@ -154,14 +172,19 @@ class Evaluator:
             # B may lack this push: a link that broke during masking leaves one side with it. The next session masks anew.
             self._models.forget(model.name)
             raise
-        return (yield from self._run(channel, request, masked, model, plan, material, shared_key(order, accept), started, abort))
+        session = _Session(request, image_share, masked, model, plan, material, shared_key(order, accept), started)
+        return (yield from self._run(channel, session, abort))
 
-    def follow(self, channel: PeerChannel, request: EvaluationRequest, abort: "Abort") -> Generator[str, None, Outcome]:
+    def follow(
+        self, channel: PeerChannel, request: EvaluationRequest, abort: "Abort", place: Place
+    ) -> Generator[str, None, Outcome]:
         """Run by server B; yields stages for the edge."""
-        model = self._models.load(request.model)
-        plan = self._plan(model, request)
         yield "waiting for server A"
         order = channel.expect("order").order
+        yield from place.turn()
+        model = self._models.load(request.model)  # not before: what waits holds no shares
+        plan = self._plan(model, request)
+        image_share = request.image_share()
         started = monotonic()
         if order.kind == pb.PeerOrder.KIND_MASK:
             self.follow_masking(channel, order, request.session_id, model)
@@ -171,12 +194,10 @@ class Evaluator:
         masked = self._models.masked(model.name, model.upload_id, boots)
         if masked is None or str(masked.push_id) != order.push_id:
             raise RemoteProtocolError(f"server A names push {order.push_id[:40]!r}, which this server does not hold")
-        with self.turn:
-            accept = self._accept(channel, order)
-            material = MaterialId(order.material_id)
-            return (
-                yield from self._run(channel, request, masked, model, plan, material, shared_key(order, accept), started, abort)
-            )
+        accept = self._accept(channel, order)
+        material = MaterialId(order.material_id)
+        session = _Session(request, image_share, masked, model, plan, material, shared_key(order, accept), started)
+        return (yield from self._run(channel, session, abort))
 
     def _plan(self, model: PushedModel, request: EvaluationRequest) -> Plan:
         plan = plan_for(model.network, request.stored.size.height, request.stored.size.width)
@@ -204,21 +225,11 @@ class Evaluator:
         channel.send(pb.PeerMessage(accept=accept))
         return accept
 
-    def _run(
-        self,
-        channel: PeerChannel,
-        request: EvaluationRequest,
-        masked: MaskedModel,
-        model: PushedModel,
-        plan: Plan,
-        material: MaterialId,
-        peer_key: bytes,
-        started: float,
-        abort: "Abort",
-    ) -> Generator[str, None, Outcome]:
-        self._use(material)
+    def _run(self, channel: PeerChannel, session: "_Session", abort: "Abort") -> Generator[str, None, Outcome]:
+        request, masked, model, plan = session.request, session.masked, session.model, session.plan
+        self._use(session.material)
         yield "dealing"
-        batch = self._dealer.claim_material(material, masked.push_id, plan, masked.boots)
+        batch = self._dealer.claim_material(session.material, masked.push_id, plan, masked.boots)
         worker = self._workers.take()
         try:
             abort.watch(worker)
@@ -226,17 +237,17 @@ class Evaluator:
                 role=self.role.value,
                 network=model.network.to_json(),
                 size=request.stored.size,
-                material_id=str(material),
+                material_id=str(session.material),
                 material_seed=batch.seed,
                 push_seed=masked.push_seed,
                 deltas=masked.deltas,
                 bias_shares=masked.bias_shares,
                 packing=request.stored.packing,
                 packing_sigma=request.stored.packing_sigma,
-                image_share=request.image_share,
+                image_share=session.image_share,
                 noise_key=request.noise_key,
                 sigma_share=request.sigma_share,
-                peer_key=peer_key,
+                peer_key=session.peer_key,
             )
             worker.pipe.send(Kind.JOB, job.SerializeToString())
             corrections = range(len(plan.correlations)) if self.role is Role.B else ()
@@ -244,7 +255,7 @@ class Evaluator:
             expect(worker.pipe, Kind.READY)
             channel.send(pb.PeerMessage(ready=pb.PeerReady()))
             channel.expect("ready")
-            offline_seconds = monotonic() - started
+            offline_seconds = monotonic() - session.started
             yield "evaluating"
             worker.pipe.send(Kind.GO)
             stats, share = relay_openings(worker.pipe, channel, plan)
@@ -267,7 +278,17 @@ class Abort:
         self._lock = threading.Lock()
         self._channel = channel
         self._worker: WorkerProcess | None = None
+        self._wake: list[Callable[[], None]] = []
         self._aborted = False
+        self.cancelled = False  # by the edge
+
+    def also(self, wake: Callable[[], None]) -> None:
+        """Called when the session is stopped, after `aborted` is true; at once where it was stopped already."""
+        with self._lock:
+            self._wake.append(wake)
+            aborted = self._aborted
+        if aborted:
+            wake()
 
     @property
     def aborted(self) -> bool:
@@ -294,12 +315,21 @@ class Abort:
         with self._lock:
             self._channel = None
             self._worker = None
+            self._wake.clear()
 
     def __call__(self) -> None:
-        """Close the channel and the worker's pipe; whoever waits on them is woken."""
+        """The edge has gone."""
+        self.cancelled = True
+        self.interrupt()
+
+    def interrupt(self) -> None:
+        """Close the channel and the worker's pipe; whoever waits on them, or in the queue, is woken."""
         with self._lock:
             self._aborted = True
+            wake = list(self._wake)
             if self._channel is not None:
                 self._channel.abort()
             if self._worker is not None:
                 self._worker.pipe.interrupt()
+        for action in wake:
+            action()

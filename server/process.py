@@ -16,10 +16,9 @@ from protocols.errors import DarkroomError
 from protocols.identifiers import Role
 from server.config import server_config
 from server.crypten_runtime import require_crypten
+from server.limits import call_threads
 from server.service import ServerService
 from server.worker_pool import WorkerPool
-
-CALL_THREADS = 32  # health and refusals must get through while sessions wait
 
 
 def run_server(role: Role) -> None:
@@ -27,7 +26,10 @@ def run_server(role: Role) -> None:
     name = f"server_{role.value.lower()}"
     parser = argparse.ArgumentParser(prog=f"python -m {name}", description=f"Darkroom server {role.value}.")
     parser.add_argument(
-        "--config", type=Path, required=True, help="TOML: role, listen, store, [identity], [peers], [dealer], [leader]"
+        "--config",
+        type=Path,
+        required=True,
+        help="TOML: role, listen, store, [identity], [peers], [dealer], [leader]",
     )
     parser.add_argument("--exit-on-stdin-eof", action="store_true", help="stop when standard input ends")
     parser.add_argument("--check", action="store_true", help="check files, machine and peers; start nothing")
@@ -46,13 +48,16 @@ def run_server(role: Role) -> None:
         config = server_config(settings, role)
         workers = WorkerPool()
         try:
-            serve(settings, lambda server, callers: _add(server, ServerService(config, callers, workers)), threads=CALL_THREADS)
+            threads = call_threads(config.waiting)
+            serve(settings, lambda server, callers: add_server(server, ServerService(config, callers, workers)), threads=threads)
         finally:
             workers.close()
     except DarkroomError as error:
         sys.exit(f"{name}: {error}")
 
 
-def _add(server: grpc.Server, service: ServerService) -> None:
+def add_server(server: grpc.Server, service: ServerService) -> ServerService:
+    """Put both services of a server on its listener."""
     rpc.add_ServerServicer_to_server(service, server)
     rpc.add_PeerLinkServicer_to_server(service, server)
+    return service

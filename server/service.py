@@ -2,9 +2,9 @@
 
 import resource
 import threading
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from time import monotonic
 from typing import Final
 
 import grpc
@@ -12,14 +12,15 @@ import structlog
 
 from proto import darkroom_pb2 as pb
 from proto import darkroom_pb2_grpc as rpc
+from proto.admission import Admission
+from proto.calls import CallRecord, answering
 from proto.conversion import packing_from_wire
-from proto.status import abort
+from proto.readiness import SERVER, require_alive
 from proto.transport import CONNECT_SECONDS, Callers, chunks, open_channel, wait_for_reconnection
 from protocols.errors import (
     BadInputError,
-    BusyError,
     ConfigurationError,
-    DarkroomError,
+    PeerUnavailableError,
     RemoteProtocolError,
     SessionBrokenError,
 )
@@ -32,14 +33,17 @@ from server.config import ServerConfig
 from server.dealer_client import Boots, DealerClient
 from server.evaluation import Abort, EvaluationRequest, Evaluator, Outcome
 from server.grants import verify_grant
+from server.limits import call_limits, queue_of
+from server.metrics import ServerMetrics
 from server.models import ModelRegistry
 from server.peer_channel import MeetingPoint, PeerChannel
+from server.queued_image import QueuedImage
+from server.session_log import public_fields, rounded
 from server.share_store import ShareStore
+from server.turns import Place
 from server.worker_pool import WorkerPool
 
 MAX_PIXELS: Final = 1 << 26  # 0.5 GiB of share; larger images are not radiographs
-# Places for one identity's calls, so that none takes every thread; beyond them: busy. One evaluates, the others wait.
-CALL_LIMITS: Final = {"client": 8, "edge": 8, "model-owner": 2}
 REMEMBERED_SESSIONS: Final = 1 << 16  # a repeated id is an edge's mistake; what must never repeat is the material
 SESSION_SECONDS: Final = 1800.0
 UNCLAIMED_SECONDS: Final = 60.0  # the edge calls both servers at once; a stream that A never asks for is sent away
@@ -53,33 +57,67 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
     """One server, in role A or B."""
 
     def __init__(self, config: ServerConfig, callers: Callers, workers: WorkerPool) -> None:
+        self.health_name = SERVER
         self._config = config
         self._role = config.role
         self._callers = callers
         self._objects = ShareStore(config.store / "objects")
         self._models = ModelRegistry(ShareStore(config.store / "models"), config.role)
-        dealer = DealerClient(open_channel(config.identity, config.dealer), config.dealer)
+        channel = open_channel(config.identity, config.dealer)
+        self._peers = [(channel, config.dealer.name)]
+        dealer = DealerClient(channel, config.dealer)
+        self._workers = workers
         self._evaluator = Evaluator(config.role, self._models, dealer, workers)
         self._meeting = MeetingPoint()
         self._sessions: OrderedDict[SessionId, None] = OrderedDict()
-        self._under_way: Counter[str] = Counter()
         self._lock = threading.Lock()
+        name = f"server {config.role.value}"
+        self._turns = queue_of(name, config)
+        self._admission = Admission(name, call_limits(config.waiting))
+        self.metrics = ServerMetrics(config.role, self._turns, self._objects)
+        workers.on_restart = self._restarted
         self._leader = open_channel(config.identity, config.leader) if config.leader else None
+        if self._leader is not None and config.leader is not None:
+            self._peers.append((self._leader, config.leader.name))
+
+    # --- readiness and the end ---
+
+    def require_ready(self) -> None:
+        """Raises PeerUnavailableError: a peer that this server calls does not answer, or there is no worker."""
+        self._workers.require_warm()
+        for channel, name in self._peers:
+            require_alive(channel, name)
+
+    def drain(self) -> None:
+        """Begin nothing more: who has the turn keeps it, who waits is sent away with nothing begun."""
+        self._admission.drain()
+        self._turns.drain()
+
+    def wait_idle(self, seconds: float) -> bool:
+        """Wait for the last call under way to end; whether it has."""
+        return self._admission.wait_idle(seconds)
+
+    def _restarted(self) -> None:
+        self.metrics.worker_restarts.inc()
+        log.warning("worker restarted")
 
     # --- images ---
 
     def Store(self, requests: Iterator[pb.StoreRequest], context: grpc.ServicerContext) -> pb.StoreReply:  # noqa: N802
         """Run by the client."""
-        with _answering(context), self._place(self._callers.require(context, "client")):
+        started = monotonic()
+        with answering(context, "Store", self.metrics) as call, self._admission.place(self._callers.require(context, "client")):
             header = next(requests, pb.StoreRequest()).header
             object_id = ObjectId(header.object_id)
+            call.note(object=str(object_id))
             expected = self._check_store(header)
             words = _chunks_only(requests)
             self._objects.write(str(object_id), header.SerializeToString(), words, expected, replace=False)
             if not context.is_active():  # the client has taken it back before it was whole, and will not ask again
                 self._objects.delete(str(object_id))
                 raise SessionBrokenError(f"the client left while {object_id} was stored; it is deleted")
-            log.info("stored", object=str(object_id), height=header.size.height, width=header.size.width)
+            size = {"height": header.size.height, "width": header.size.width, "bytes": expected}
+            log.info("stored", object=str(object_id), seconds=rounded(monotonic() - started), **size)
         return pb.StoreReply()
 
     def _check_store(self, header: pb.StoreHeader) -> int:
@@ -94,8 +132,9 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
 
     def Delete(self, request: pb.DeleteRequest, context: grpc.ServicerContext) -> pb.DeleteReply:  # noqa: N802
         """Run by the client."""
-        with _answering(context):
+        with answering(context, "Delete", self.metrics) as call:
             self._callers.require(context, "client")
+            call.note_id("object", request.object_id)
             self._objects.delete(str(ObjectId(request.object_id)))
             log.info("deleted", object=request.object_id)
         return pb.DeleteReply()
@@ -106,63 +145,121 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
         """Run by the edge."""
         stop = Abort()
         context.add_callback(stop)
-        context.add_callback(self._meeting.wake)
-        with _answering(context), self._place(caller := self._callers.require(context, "edge")):
-            self._begin_session(request.session_id)
-            task, stored_words = self._checked(request, caller)
-            stages = self._lead(task, stop) if self._role is Role.A else self._follow(task, stop)
-            outcome = yield from _staged(stages)
-            log.info("evaluated", session=task.session_id, rounds=outcome.stats.rounds)
-            yield pb.DenoiseReply(header=self._result_header(task, outcome))
-            for chunk in chunks(outcome.share):
-                yield pb.DenoiseReply(chunk=chunk)
-            if task.stored.packing == pb.PACKING_BLIND and self._role is Role.B:
-                for chunk in chunks(stored_words):
-                    yield pb.DenoiseReply(packed_chunk=chunk)
+        with answering(context, "Denoise", self.metrics, cancelled=lambda: stop.cancelled) as call:
+            caller = self._callers.require(context, "edge")
+            call.note_id("session", request.session_id)
+            with self._admission.place(caller), self._turns.enter(stop.interrupt) as place:
+                stop.also(place.leave)
+                self._begin_session(request.session_id)
+                task, image = self._checked(request, caller)
+                call.note(object=task.object_id)
+                log.info("session begun", waiting=self._turns.waiting, **public_fields(task))
+                run = self._lead(task, stop, place) if self._role is Role.A else self._follow(task, stop, place)
+                outcome = yield from self._measured(run, call)
+                place.leave(done=True)  # the next begins while the result is on its way
+                yield pb.DenoiseReply(header=self._result_header(task, outcome))
+                for chunk in chunks(outcome.share):
+                    yield pb.DenoiseReply(chunk=chunk)
+                if task.stored.packing == pb.PACKING_BLIND and self._role is Role.B:
+                    for chunk in chunks(image.words()):
+                        yield pb.DenoiseReply(packed_chunk=chunk)
 
-    def _checked(self, request: pb.DenoiseRequest, caller: str) -> tuple[EvaluationRequest, bytes]:
+    def _checked(self, request: pb.DenoiseRequest, caller: str) -> tuple[EvaluationRequest, QueuedImage]:
         """Everything that can be refused before a peer is troubled."""
         object_id = ObjectId(request.object_id)
         verify_grant(request.grant, self._config.grant_key, object_id=object_id, caller=caller)
-        stored = self._objects.read(str(object_id))
-        header = pb.StoreHeader.FromString(stored.header)
-        blind = packing_from_wire(header.packing) is PackingMode.BLIND
+        image = QueuedImage(self._objects, object_id)
+        blind = packing_from_wire(image.header.packing) is PackingMode.BLIND
         if len(request.noise_key) != (0 if blind else KEY_BYTES):
             raise RemoteProtocolError("blind objects are opened without a noise key, others with 32 bytes")
         task = EvaluationRequest(
             session_id=str(SessionId(request.session_id)),
             object_id=str(object_id),
             model=request.model,
-            stored=header,
-            image_share=header.seed if self._role is Role.A else stored.words,
+            stored=image.header,
+            image_share=image.share,
             noise_key=request.noise_key,
             sigma_share=request.sigma_share,
         )
         self._models.description(request.model)
-        return task, stored.words
+        return task, image
 
-    def _lead(self, task: EvaluationRequest, stop: Abort) -> Generator[str, None, Outcome]:
-        session = SessionId(task.session_id)
+    def _lead(self, task: EvaluationRequest, stop: Abort, place: Place) -> Generator[str, None, Outcome]:
         yield "waiting for server B"
-        channel = self._meeting.take(session, CONNECT_SECONDS, lambda: stop.aborted)
-        stop.watch_channel(channel)
+        channel = self._met(task.session_id, CONNECT_SECONDS, stop, place)
         try:
-            with self._evaluator.turn:
-                return (yield from self._evaluator.lead(channel, channel.boot, task, stop))
+            yield from place.turn()
+            return (yield from self._evaluator.lead(channel, channel.boot, task, stop))
         finally:
             stop.release()
             channel.close()
 
-    def _follow(self, task: EvaluationRequest, stop: Abort) -> Generator[str, None, Outcome]:
+    def _follow(self, task: EvaluationRequest, stop: Abort, place: Place) -> Generator[str, None, Outcome]:
         channel = self._dial(task.session_id)
         stop.watch_channel(channel)
         try:
-            outcome = yield from self._evaluator.follow(channel, task, stop)
+            outcome = yield from self._evaluator.follow(channel, task, stop, place)
             channel.finish()
             return outcome
+        except PeerUnavailableError:
+            place.require()  # the link was closed because this server stops: that is what the edge is told
+            raise
         finally:
             stop.release()
             channel.close()
+
+    def _met(self, session_id: str, seconds: float, stop: Abort, place: Place) -> PeerChannel:
+        """B's stream of this session, watched. Run by server A. Raises PeerUnavailableError."""
+        stop.also(self._meeting.wake)
+        try:
+            channel = self._meeting.take(SessionId(session_id), seconds, lambda: stop.aborted)
+        except PeerUnavailableError:
+            place.require()
+            raise
+        stop.watch_channel(channel)
+        return channel
+
+    def _measured(self, stages: Generator[str, None, Outcome], call: CallRecord) -> Generator[pb.DenoiseReply, None, Outcome]:
+        """Pass stages on as messages; log each, count and log the outcome, and return it."""
+        admitted = last = monotonic()
+        waited: float | None = None
+        while True:
+            try:
+                stage = next(stages)
+            except StopIteration as end:
+                outcome: Outcome = end.value
+                break
+            now = monotonic()
+            if waited is None and not stage.startswith("waiting"):
+                waited = now - admitted
+                self.metrics.wait_seconds.observe(waited)
+            log.debug("stage", step=stage, seconds_since_last=rounded(now - last), **call.fields)
+            last = now
+            yield pb.DenoiseReply(stage=stage)
+        waited = waited or 0.0
+        seconds = monotonic() - admitted - waited
+        self._count(outcome, seconds)
+        log.info(
+            "evaluated",
+            waited_seconds=rounded(waited),
+            seconds=rounded(seconds),
+            offline_seconds=rounded(outcome.offline_seconds),
+            online_seconds=rounded(outcome.stats.online_seconds),
+            rounds=outcome.stats.rounds,
+            sent_bytes=outcome.stats.sent_bytes,
+            dealt_bytes=outcome.dealt_bytes,
+            push=str(outcome.push_id),
+            **call.fields,
+        )
+        return outcome
+
+    def _count(self, outcome: Outcome, seconds: float) -> None:
+        metrics = self.metrics
+        metrics.evaluation_seconds.observe(seconds)
+        metrics.offline_seconds.observe(outcome.offline_seconds)
+        metrics.online_seconds.observe(outcome.stats.online_seconds)
+        metrics.sent_bytes.inc(outcome.stats.sent_bytes)
+        metrics.dealt_bytes.inc(outcome.dealt_bytes)
 
     def _result_header(self, task: EvaluationRequest, outcome: Outcome) -> pb.ResultHeader:
         peak = outcome.stats.peak_rss_bytes + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -194,38 +291,47 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
         """Run by the model owner: keep the shares, then open w - b with the other server."""
         stop = Abort()
         context.add_callback(stop)
-        context.add_callback(self._meeting.wake)
-        with _answering(context), self._place(self._callers.require(context, "model-owner")):
-            header = next(requests, pb.PushModelRequest()).header
-            self._begin_session(header.session_id)
-            self._models.upload(header, _chunks_only(requests))
-            push_id = self._mask(header.session_id, header.name, stop)
-            log.info("model pushed", model=header.name, push=push_id)
+        started = monotonic()
+        with answering(context, "PushModel", self.metrics, cancelled=lambda: stop.cancelled) as call:
+            caller = self._callers.require(context, "model-owner")
+            with self._admission.place(caller), self._turns.enter(stop.interrupt) as place:
+                stop.also(place.leave)
+                header = next(requests, pb.PushModelRequest()).header
+                call.note_id("session", header.session_id)
+                self._begin_session(header.session_id)
+                self._models.upload(header, _chunks_only(requests))
+                push_id = self._mask(header.session_id, header.name, stop, place)
+            self.metrics.maskings.inc()
+            log.info("model pushed", model=header.name, push=push_id, seconds=rounded(monotonic() - started), **call.fields)
         return pb.PushModelReply(push_id=push_id)
 
-    def _mask(self, session_id: str, name: str, stop: Abort) -> str:
-        model = self._models.load(name)
+    def _mask(self, session_id: str, name: str, stop: Abort, place: Place) -> str:
         if self._role is Role.A:
-            channel = self._meeting.take(SessionId(session_id), UPLOAD_SECONDS, lambda: stop.aborted)
+            channel = self._met(session_id, UPLOAD_SECONDS, stop, place)
         else:
             channel = self._dial(session_id)
-        stop.watch_channel(channel)
+            stop.watch_channel(channel)
         try:
-            if self._role is Role.A:
+            order = channel.expect("order").order if self._role is Role.B else None
+            for _ in place.turn():
+                pass  # a model owner is told nothing while it waits
+            model = self._models.load(name)
+            if order is None:
                 boots = Boots(str(self._evaluator.boot_id), channel.boot)
-                with self._evaluator.turn:
-                    return str(self._evaluator.lead_masking(channel, session_id, model, boots).push_id)
-            order = channel.expect("order").order
+                return str(self._evaluator.lead_masking(channel, session_id, model, boots).push_id)
             masked = self._evaluator.follow_masking(channel, order, session_id, model)
             channel.finish()
             return str(masked.push_id)
+        except PeerUnavailableError:
+            place.require()
+            raise
         finally:
             stop.release()
             channel.close()
 
     def ListModels(self, request: pb.ListModelsRequest, context: grpc.ServicerContext) -> pb.ListModelsReply:  # noqa: N802
         """Run by client, edge or model owner."""
-        with _answering(context):
+        with answering(context, "ListModels", self.metrics):
             self._callers.require(context, "client", "edge", "model-owner")
             entries = [
                 pb.ModelEntry(name=name, push_id=self._models.last_push(name), network=self._models.description(name).network)
@@ -239,12 +345,13 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
         self, messages: Iterator[pb.PeerMessage], context: grpc.ServicerContext
     ) -> Iterator[pb.PeerMessage]:
         """Run by server B: its stream for one session."""
-        with _answering(context):
+        with answering(context, "Follow", self.metrics) as call:
             self._callers.require(context, "server-b")
             if self._role is not Role.A:
                 raise ConfigurationError("server B has no followers; it follows server A")
             hello = next(messages, pb.PeerMessage()).hello
             session = SessionId(hello.session_id)
+            call.note(session=str(session))
             channel = PeerChannel(Role.B, boot=hello.boot_b)
             channel.attach(messages, cancel=context.cancel)
             context.add_callback(channel.close)
@@ -272,20 +379,6 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
 
     # --- sessions ---
 
-    @contextmanager
-    def _place(self, caller: str) -> Generator[None]:
-        """A place among this caller's calls. Raises BusyError."""
-        limit = CALL_LIMITS[caller]
-        with self._lock:
-            if self._under_way[caller] >= limit:
-                raise BusyError(f"server {self._role.value} has {limit} calls of {caller} under way; try again in a minute")
-            self._under_way[caller] += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._under_way[caller] -= 1
-
     def _begin_session(self, session_id: str) -> None:
         """Raises RemoteProtocolError where this session was seen before."""
         session = SessionId(session_id)
@@ -304,24 +397,3 @@ def _chunks_only(requests: Iterator[pb.StoreRequest] | Iterator[pb.PushModelRequ
             kind = request.WhichOneof("content") or "nothing"
             raise RemoteProtocolError(f"the upload holds {kind}, where words of the share were due")
         yield request.chunk
-
-
-@contextmanager
-def _answering(context: grpc.ServicerContext) -> Generator[None]:
-    """Turn errors of the block into a gRPC status, and log them."""
-    try:
-        yield
-    except DarkroomError as error:
-        log.warning("refused", error=type(error).__name__, reason=str(error))
-        abort(context, error)
-
-
-def _staged(stages: Generator[str, None, Outcome]) -> Generator[pb.DenoiseReply, None, Outcome]:
-    """Pass stages on as messages; return the outcome."""
-    while True:
-        try:
-            stage = next(stages)
-        except StopIteration as end:
-            outcome: Outcome = end.value
-            return outcome
-        yield pb.DenoiseReply(stage=stage)

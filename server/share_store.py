@@ -95,6 +95,25 @@ class ShareStore:
         start = _LENGTH.size
         return StoredShare(content[start : start + length], content[start + length :])
 
+    def read_header(self, name: str) -> bytes:
+        """The header message alone. Raises NotFoundError."""
+        try:
+            with open(self._path(name), "rb") as file:
+                (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
+                return file.read(length)
+        except FileNotFoundError as error:
+            raise NotFoundError(f"{name} is not stored on this server") from error
+
+    def usage(self) -> tuple[int, int]:
+        """How many shares there are, and their bytes."""
+        sizes = []
+        for entry in self._folder.glob("*.share"):
+            try:
+                sizes.append(entry.stat().st_size)
+            except FileNotFoundError:
+                pass  # deleted meanwhile
+        return len(sizes), sum(sizes)
+
     def delete(self, name: str) -> None:
         """Raises NotFoundError."""
         try:

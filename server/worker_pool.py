@@ -6,8 +6,10 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from typing import Final
 
+from protocols.errors import PeerUnavailableError
 from server.pipe import Pipe
 
 WORKER: Final = "server.worker"
@@ -54,6 +56,7 @@ class WorkerPool:
         self._module = module
         self._lock = threading.Lock()
         self._spare: WorkerProcess | None = WorkerProcess(module)
+        self.on_restart: Callable[[], None] = lambda: None  # called where a warm worker had ended by itself
 
     def take(self) -> WorkerProcess:
         """A fresh worker; the caller stops it."""
@@ -62,6 +65,7 @@ class WorkerPool:
         if worker is not None and not worker.running:  # killed while it waited: for want of memory, say
             worker.stop()
             worker = None
+            self.on_restart()
         return worker or WorkerProcess(self._module)
 
     def refill(self) -> None:
@@ -69,6 +73,19 @@ class WorkerPool:
         with self._lock:
             if self._spare is None:
                 self._spare = WorkerProcess(self._module)
+
+    def require_warm(self) -> None:
+        """Raises PeerUnavailableError where the warm worker had ended; the next is then started already.
+
+        While an evaluation is under way there is none, and none is missing.
+        """
+        with self._lock:
+            if self._spare is None or self._spare.running:
+                return
+            self._spare.stop()
+            self._spare = WorkerProcess(self._module)
+        self.on_restart()
+        raise PeerUnavailableError("the warm worker process had ended: out of memory? see this server's log; the next starts")
 
     def close(self) -> None:
         """Stop the spare."""

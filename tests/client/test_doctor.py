@@ -110,7 +110,7 @@ def test_servers_that_are_down_or_not_serving(hospital, models, health, refused)
     assert len(problems) == 6
     assert "connection refused" in problems["server A: reachable as client"].problem
     assert "start the party" in problems["server A: reachable as client"].fix
-    assert "does not serve" in problems["server B: reachable as edge"].problem
+    assert "is not ready" in problems["server B: reachable as edge"].problem
 
 
 def test_models_that_are_missing_or_at_one_server_only(hospital, models, health):

@@ -139,3 +139,6 @@ class FakeWorkers:
 
     def refill(self):
         """There is always another."""
+
+    def require_warm(self):
+        """There is always one."""

@@ -34,6 +34,7 @@ from server.peer_channel import PeerChannel
 from server.pipe import Kind
 from server.relays import expect, opening_chunks, relay_corrections, relay_openings
 from server.share_store import ShareStore
+from server.turns import TurnQueue
 from tests.server.fake_workers import FakeWorkers, memory_pipes
 from tests.server.test_models import upload
 from tests.server.test_peer_channel import joined
@@ -281,7 +282,7 @@ class Site:
     ledger: list = field(default_factory=lambda: [DealingLedger()])  # replaced when the dealer restarts
 
     def __post_init__(self):
-        self.registries, self.dealers, self.workers, self.evaluators = {}, {}, {}, {}
+        self.registries, self.dealers, self.workers, self.evaluators, self.turns = {}, {}, {}, {}, {}
         for role in Role:
             self.start(role)
         upload(self.registries, NETWORK)
@@ -291,6 +292,7 @@ class Site:
         self.registries[role] = ModelRegistry(ShareStore(self.folder / role.value), role)
         self.dealers[role] = LedgerDealer(role, self.ledger)
         self.workers[role] = FakeWorkers()
+        self.turns[role] = TurnQueue(f"server {role.value}", 8)
         self.evaluators[role] = Evaluator(role, self.registries[role], self.dealers[role], self.workers[role])
 
     def restart_dealer(self):
@@ -303,7 +305,7 @@ class Site:
             "object_id": "0" * 32,
             "model": "base",
             "stored": pb.StoreHeader(size=pb.Size(height=8, width=9), packing=pb.PACKING_BLIND),
-            "image_share": share,
+            "image_share": lambda: share,
             "noise_key": b"",
             "sigma_share": 0,
         }
@@ -320,12 +322,12 @@ class Site:
             evaluator = self.evaluators[role]
             request = self.request(role, number, **(changes if role is Role.B else {}))
             try:
-                if role is Role.A:
-                    with evaluator.turn:
+                with self.turns[role].enter() as place:
+                    if role is Role.A:
+                        assert list(place.turn()) == []
                         steps = evaluator.lead(channel, str(self.evaluators[Role.B].boot_id), request, abort)
-                        results[role] = self._drain(steps, role, abort, stages, during)
-                else:
-                    steps = evaluator.follow(channel, request, abort)
+                    else:
+                        steps = evaluator.follow(channel, request, abort, place)
                     results[role] = self._drain(steps, role, abort, stages, during)
             except Exception as error:
                 results[role] = error
@@ -338,7 +340,7 @@ class Site:
         for thread in threads:
             thread.join(SECONDS)
         assert not any(thread.is_alive() for thread in threads), "a server hangs"
-        assert not any(evaluator.turn.locked() for evaluator in self.evaluators.values())
+        assert not any(turns.busy or turns.waiting for turns in self.turns.values())
         assert all(worker.stopped for workers in self.workers.values() for worker in workers.taken)
         return results[Role.A], results[Role.B], stages
 
@@ -528,7 +530,7 @@ def test_an_image_that_needs_too_much_material_is_refused_before_anything_is_dea
 
 
 def test_secrets_of_a_session_are_not_printed(site):
-    request = site.request(Role.A, 1, noise_key=b"k" * 32, image_share=b"s" * 32, sigma_share=123456789)
+    request = site.request(Role.A, 1, noise_key=b"k" * 32, image_share=lambda: b"s" * 32, sigma_share=123456789)
     outcome = site.session(1)[0]
     for text in (repr(request), repr(outcome), repr(Batch(b"s" * 32, iter(()), lambda: None))):
         assert "kkkk" not in text

@@ -16,8 +16,9 @@ from protocols import ring
 from protocols.errors import AccessDenied
 from protocols.identifiers import ObjectId, Role
 from server import service as service_module
-from server.config import ServerConfig
-from server.service import CALL_LIMITS, ServerService
+from server.config import WAITING, ServerConfig
+from server.limits import CALL_LIMITS, FOLLOWER_SLACK, call_limits, call_threads
+from server.service import ServerService
 from tests.proto.test_transport import certificate
 from tests.protocols.every_layer import EVERY_LAYER
 from tests.server.fake_workers import FakeWorkers
@@ -41,9 +42,13 @@ class Context:
         self.name = name
         self.callbacks = []
         self.active = True
+        self.trailing = {}
 
     def is_active(self):
         return self.active
+
+    def set_trailing_metadata(self, pairs):
+        self.trailing.update(pairs)
 
     def abort(self, status, details):
         raise Refused(status, details)
@@ -305,20 +310,21 @@ def test_uploads_that_stall_leave_room_for_others(service, role):
 
 def test_every_thread_of_a_server_cannot_be_taken():
     """Each place is a thread; each session of B's is one at A besides; health checks and refusals need some."""
-    from server.process import CALL_THREADS
-
-    followers = CALL_LIMITS["edge"] + CALL_LIMITS["model-owner"]
-    assert sum(CALL_LIMITS.values()) + followers < CALL_THREADS
+    for waiting in (0, 8, 256):
+        limits = call_limits(waiting)
+        followers = limits["edge"] + limits["model-owner"]
+        assert limits["edge"] >= waiting + 1 + FOLLOWER_SLACK
+        assert sum(limits.values()) + followers < call_threads(waiting)
 
 
 def test_places_are_given_back_after_failures(service):
-    for number in range(3 * CALL_LIMITS["edge"]):
+    for number in range(3 * call_limits(WAITING)["edge"]):
         with pytest.raises(Refused, match="is not stored"):
             denoise(service, session_id=f"{number:032x}")
 
 
 def test_a_call_that_the_edge_abandons_gives_its_place_back(service, role, monkeypatch):
-    def waiting(task, stop):
+    def waiting(task, stop, place):
         yield "waiting"
         raise AssertionError("nobody listens")
 
@@ -326,7 +332,7 @@ def test_a_call_that_the_edge_abandons_gives_its_place_back(service, role, monke
     monkeypatch.setattr(service, "_follow", waiting)
     monkeypatch.setattr(service._models, "description", lambda name: None)
     store(service, role)
-    for number in range(3 * CALL_LIMITS["edge"]):
+    for number in range(3 * call_limits(WAITING)["edge"]):
         answers = service.Denoise(request(session_id=f"{number:032x}"), Context("edge"))
         assert next(answers).stage == "waiting"
         del answers  # as gRPC does when the edge has gone
