@@ -1,6 +1,7 @@
 """Processes that end with us: started in their own session, watched, and stopped in every way that we can end.
 
-Three layers against orphans. Normally we send SIGTERM, wait, and send SIGKILL to the whole process group. A child's standard
+Three layers against orphans. Normally we send SIGTERM, wait, and send SIGTERM again (which ends a party at once) and then
+SIGKILL to the whole process group. A child's standard
 input is the read end of a pipe whose write end only we hold, and it was told to stop when that ends: so it stops if we
 are killed without a chance to say so. And being in its own session it does not see the terminal's Ctrl-C, which is ours.
 Assumes POSIX.
@@ -24,7 +25,8 @@ from protocols.errors import ConfigurationError, PeerUnavailableError
 
 READY_SECONDS: Final = 120.0  # a cold start reads torch and CrypTen from disk: 3 s here, far more on a slow disk
 LOOK_SECONDS: Final = 0.05  # how often a ready file is looked for, while the wait itself is on the process's exit
-GRACE_SECONDS: Final = 8.0  # more than the servers' own 5 s for calls under way
+DRAIN_SECONDS: Final = 5.0  # for evaluations under way; a second SIGTERM then ends a party at once
+GRACE_SECONDS: Final = 8.0  # and who is still there then is killed
 TAIL_LINES: Final = 12
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -103,11 +105,20 @@ class Children:
         raise ended.get().ended()
 
     def stop(self) -> None:
-        """SIGTERM to all, SIGKILL to the groups of those that outlast the grace; all are reaped."""
+        """SIGTERM to all, again to those that drain for long, SIGKILL to the groups of those that outlast the grace.
+
+        All are reaped.
+        """
+        started = time.monotonic()
         running = [child for child in reversed(self._children) if child.popen.poll() is None]
         for child in running:
             child.popen.terminate()
-        deadline = time.monotonic() + GRACE_SECONDS
+        for child in running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.popen.wait(max(0.0, started + DRAIN_SECONDS - time.monotonic()))
+        for child in running:
+            child.popen.terminate()  # nothing to one that has ended
+        deadline = started + GRACE_SECONDS
         for child in running:
             try:
                 child.popen.wait(max(0.0, deadline - time.monotonic()))

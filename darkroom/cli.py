@@ -70,6 +70,12 @@ PackingSigmaOption = Annotated[
     float | None,
     typer.Option("--packing-sigma", metavar="S", min=0.0, help="Packing noise in 1/255 of the range (gaussian, blind)."),
 ]
+WaitOption = Annotated[
+    float,
+    typer.Option(
+        "--wait", metavar="SECONDS", min=0.0, help="Where a server is busy, wait and ask again for so long. Default: 0."
+    ),
+]
 SIGMA_HELP: Final = "Acquisition noise in 1/255 of the range, or auto (estimated)."
 
 
@@ -200,6 +206,7 @@ def denoise(
     ] = False,
     jobs: Annotated[int, typer.Option("--jobs", metavar="N", min=1, max=16, help="Images of a DIR at a time.")] = 1,
     redo: Annotated[bool, typer.Option("--redo", help="Of a DIR: also the images that are done already.")] = False,
+    wait: WaitOption = 0.0,
     json: JsonOption = None,
 ) -> None:
     """Have a stored image denoised and put the result together. With a FILE or DIR: store, open and delete in one.
@@ -217,13 +224,15 @@ def denoise(
     from client.dicom_derived import Derivation
     from darkroom.batch_command import run_denoise_folder
     from darkroom.commands import StoreOptions, run_denoise
+    from darkroom.error_report import told_as_json
 
     packing_unit = None if packing_sigma is None else packing_sigma / 255.0
     options = StoreOptions(packing, packing_unit, _sigma(sigma), None, key, Derivation.fresh(anonymous=anonymize))
     if Path(source).is_dir() and not series:
         run_denoise_folder(config, Path(source), output, model, options, json, jobs=jobs, redo=redo)
     else:
-        run_denoise(config, source, output, model, options, json, series=series)
+        with told_as_json(json):
+            run_denoise(config, source, output, model, options, json, series=series, wait=wait)
 
 
 @app.command("serve-dicom")

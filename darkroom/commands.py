@@ -7,6 +7,7 @@ import threading
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ from client.origin import ImageStack, Origin, SourceImage, detached
 from client.progress import Step
 from client.records import ObjectRecord
 from client.report import build_report
+from client.waiting import patiently
 from darkroom import __version__
 from darkroom.exit_codes import ExitCode
 from darkroom.output import STDOUT, Stages, Teller, err, out, result_line, write_json
@@ -145,32 +147,35 @@ def run_denoise(
     json_path: str | None,
     *,
     series: bool = False,
+    wait: float = 0.0,
 ) -> None:
-    """Open an object, or store, open and delete a file or series, and write the result. Raises DarkroomError."""
+    """Open an object, or store, open and delete a file or series, and write the result. Raises DarkroomError.
+
+    wait: seconds in which a busy server is asked again.
+    """
     config = load_config(config_file)
     path = Path(source)
     if path.is_dir() is not series:
         what = "is a folder: add --series if it is one DICOM series" if path.is_dir() else "is no folder, so no --series"
         raise BadInputError(f"{source} {what}")
     if Identifier.PATTERN.fullmatch(source) and not series:
-        _denoise_object(config, source, output, model, options, json_path)
+        _denoise_object(config, source, output, model, options, json_path, wait)
     elif path.exists():
-        _denoise_file(_with_key(config, options.key), path, output, model, options, json_path)
+        _denoise_file(_with_key(config, options.key), path, output, model, options, json_path, wait)
     else:
         raise BadInputError(f"{source!r} is neither an object id (32 hex digits, as `darkroom store` prints) nor a file")
 
 
 def _denoise_object(
-    config: HospitalConfig, object_id: str, output: Path, model: str, options: StoreOptions, json_path: str | None
+    config: HospitalConfig, object_id: str, output: Path, model: str, options: StoreOptions, json_path: str | None, wait: float
 ) -> None:
     record = records.load_stored(config.objects, records.parse_object_id(object_id))
     origin = records.load_origin(config.objects, record)
     check_output(output, origin, anonymous=options.derivation.anonymous)
     master_key = None if options.key is None else read_noise_key(options.key)
     with Stages(err()) as stages:
-        denoised = edge.denoise(
-            config, record.object_id, model=model, sigma=options.sigma, master_key=master_key, progress=stages
-        )
+        attempt = partial(edge.denoise, config, record.object_id, model=model, sigma=options.sigma, master_key=master_key)
+        denoised = patiently(partial(attempt, progress=stages), wait, stages)
         write_result(output, denoised.pixels, origin, denoised.provenance, options.derivation)
         if options.derivation.anonymous:
             stages.tell("note", CANNOT)
@@ -178,17 +183,19 @@ def _denoise_object(
 
 
 def _denoise_file(
-    config: HospitalConfig, file: Path, output: Path, model: str, options: StoreOptions, json_path: str | None
+    config: HospitalConfig, file: Path, output: Path, model: str, options: StoreOptions, json_path: str | None, wait: float
 ) -> None:
     with Stages(err()) as stages:
-        denoised, origin = denoise_file(config, file, output, model, options, stages)
+        denoised, origin = denoise_file(config, file, output, model, options, stages, wait=wait)
     _show_denoised(denoised, origin, output, json_path)
 
 
 def denoise_file(
-    config: HospitalConfig, file: Path, output: Path, model: str, options: StoreOptions, stages: Teller
+    config: HospitalConfig, file: Path, output: Path, model: str, options: StoreOptions, stages: Teller, *, wait: float = 0.0
 ) -> tuple[edge.Denoised, Origin]:
     """Store, open and delete one file or one series, plane by plane, and write the result: whole, or not at all.
+
+    wait: seconds in which a busy server is asked again, for each plane.
 
     The one way from a file to a result, for a single file, a folder (`darkroom.batch`) and a PACS (`darkroom.pacs`).
     Of several planes, the costs are those of all, and the origin is the first one's. Raises DarkroomError.
@@ -200,7 +207,7 @@ def denoise_file(
     for number, image in enumerate(stack, start=1):
         if stack.count > 1:
             stages.tell("client", f"plane {number} of {stack.count}")
-        results.append(_denoise_plane(config, image, model, options, stages))
+        results.append(_denoise_plane(config, image, model, options, stages, wait))
     write_stack(output, [each.pixels for each in results], stack, [each.provenance for each in results], options.derivation)
     stages.tell("edge", f"wrote {output}")
     if options.derivation.anonymous:
@@ -209,7 +216,7 @@ def denoise_file(
 
 
 def _denoise_plane(
-    config: HospitalConfig, image: SourceImage, model: str, options: StoreOptions, stages: Teller
+    config: HospitalConfig, image: SourceImage, model: str, options: StoreOptions, stages: Teller, wait: float
 ) -> edge.Denoised:
     record = acquisition.store(
         config,
@@ -221,7 +228,7 @@ def _denoise_plane(
         progress=stages,
     )
     with deleting(config, record, stages):
-        return edge.denoise(config, record.object_id, model=model, progress=stages)
+        return patiently(partial(edge.denoise, config, record.object_id, model=model, progress=stages), wait, stages)
 
 
 @contextlib.contextmanager

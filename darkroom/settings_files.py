@@ -56,11 +56,12 @@ def dealer_settings(
     deployment: str = OPERATORS,
     advertised: str | None = None,
     servers: Mapping[str, str] | None = None,
+    metrics: str | None = None,
 ) -> Path:
     """Write the dealer's file.
 
-    servers: addresses of server A and server B, by name; it refuses to start on their machines. deployment, advertised: as in
-    `server_settings`.
+    servers: addresses of server A and server B, by name; it refuses to start on their machines. deployment, advertised,
+    metrics: as in `server_settings`.
     """
     return write_settings(
         site.folder("dealer") / "dealer.toml",
@@ -71,6 +72,7 @@ def dealer_settings(
             "identity": _identity("dealer"),
             "peers": {name: f"certs/{name}.crt" for name in ("server-a", "server-b")},
             **({"servers": servers} if servers else {}),
+            **({"metrics": {"listen": metrics}} if metrics else {}),
         },
     )
 
@@ -84,11 +86,13 @@ def server_settings(
     leader: str | None = None,
     deployment: str = OPERATORS,
     advertised: str | None = None,
+    metrics: str | None = None,
 ) -> Path:
     """Write a server's file. name: server-a or server-b. dealer, leader: addresses; leader is server A's, for B only.
 
     listen: what is bound. advertised: what others dial, where that is another. deployment: OPERATORS or SIMULATION
-    (`proto.separation`); only a simulation starts beside the dealer.
+    (`proto.separation`); only a simulation starts beside the dealer. metrics: HOST:PORT where Prometheus finds them; None:
+    nowhere.
     """
     letter = name[-1]
     callers = ["client", "edge", "model-owner", *(["server-b"] if letter == "a" else [])]
@@ -105,6 +109,8 @@ def server_settings(
     }
     if leader is not None:
         table["leader"] = {"address": leader, "certificate": "certs/server-a.crt"}
+    if metrics is not None:
+        table["metrics"] = {"listen": metrics}
     return write_settings(site.folder(name) / "server.toml", table)
 
 

@@ -8,6 +8,7 @@ import fcntl
 import os
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -51,21 +52,25 @@ class Simulation:
 
 
 @contextlib.contextmanager
-def simulation(root: Path, *, tell: Tell, modules: Mapping[str, str] = MODULES) -> Generator[Simulation]:
+def simulation(
+    root: Path, *, tell: Tell, modules: Mapping[str, str] = MODULES, metrics: str | None = None
+) -> Generator[Simulation]:
     """Provision `root` where needed, start everything, stop everything at the end. Existing keys and stores are kept.
 
     tell: is given a line for each step. modules: what is started for each party; an evaluation may
-    record or break one. Raises ConfigurationError: the folder is in use or cannot be written.
+    record or break one. metrics: where each party shows its metrics, such as LISTEN; None: nowhere.
+    Raises ConfigurationError: the folder is in use or cannot be written.
     PeerUnavailableError: a process did not come up, or (in place of the error that it caused) ended by itself.
     """
     site = provision(root)
     with _sole_user(site.root), children() as processes:
-        dealer = _start(processes, site, "dealer", modules["dealer"], dealer_settings(site, LISTEN, deployment=SIMULATION))
+        settings = dealer_settings(site, LISTEN, deployment=SIMULATION, metrics=metrics)
+        dealer = _start(processes, site, "dealer", modules["dealer"], settings)
         tell(f"dealer listens on {dealer}")
-        settings_a = server_settings(site, "server-a", LISTEN, dealer=dealer, deployment=SIMULATION)
-        server_a = _start(processes, site, "server-a", modules["server-a"], settings_a)
+        told = partial(server_settings, site, listen=LISTEN, dealer=dealer, deployment=SIMULATION, metrics=metrics)
+        server_a = _start(processes, site, "server-a", modules["server-a"], told(name="server-a"))
         tell(f"server A listens on {server_a}")
-        settings_b = server_settings(site, "server-b", LISTEN, dealer=dealer, leader=server_a, deployment=SIMULATION)
+        settings_b = told(name="server-b", leader=server_a)
         server_b = _start(processes, site, "server-b", modules["server-b"], settings_b)
         tell(f"server B listens on {server_b}")
         addresses = Addresses(server_a, server_b)

@@ -105,12 +105,15 @@ class Readiness(health.HealthServicer):
         """Not ready from here on; still alive."""
         self._draining.set()
         with self._telling:
-            self._tell("shutting down")
+            self._set(ready=False)
+
+    def _set(self, *, ready: bool) -> None:
+        serving = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        self.set(self._hosted.health_name, serving)
+        self._hosted.metrics.ready.set(ready)
 
     def _tell(self, problem: str | None) -> None:
-        serving = health_pb2.HealthCheckResponse.NOT_SERVING if problem else health_pb2.HealthCheckResponse.SERVING
-        self.set(self._hosted.health_name, serving)
-        self._hosted.metrics.ready.set(problem is None)
+        self._set(ready=problem is None)
         if problem != self._problem:
             if problem is None:
                 log.info("ready")

@@ -6,6 +6,7 @@ For evaluations and tests that play a party. The files are those of the site's o
 import os
 import signal
 import tomllib
+from functools import partial
 
 from darkroom.settings_files import dealer_settings, server_settings
 from darkroom.simulation import MODULES, Simulation
@@ -35,6 +36,13 @@ def dealer_address(cluster: Simulation) -> str:
     return str(settings["dealer"]["address"])
 
 
+def metrics_of(cluster: Simulation, name: str) -> str | None:
+    """Where a party was told to show its metrics; None: nowhere."""
+    file = "dealer.toml" if name == "dealer" else "server.toml"
+    settings = tomllib.loads((cluster.site.folder(name) / file).read_text())
+    return str(settings["metrics"]["listen"]) if "metrics" in settings else None
+
+
 def kill(cluster: Simulation, name: str) -> None:
     """Kill -9 of one party's process: server-a, server-b or dealer."""
     os.kill(cluster.processes.names[name], signal.SIGKILL)
@@ -43,16 +51,17 @@ def kill(cluster: Simulation, name: str) -> None:
 def restart(cluster: Simulation, name: str) -> None:
     """Start a party again, on the address that it had. Raises PeerUnavailableError."""
     site, addresses = cluster.site, cluster.addresses
-    dealer = dealer_address(cluster)
+    dealer, metrics = dealer_address(cluster), metrics_of(cluster, name)
     match name:
         case "dealer":
-            settings, ready = dealer_settings(site, dealer, deployment=SIMULATION), "dealer.ready"
+            settings = dealer_settings(site, dealer, deployment=SIMULATION, metrics=metrics)
+            ready = "dealer.ready"
         case "server-a":
-            settings = server_settings(site, name, addresses.server_a, dealer=dealer, deployment=SIMULATION)
+            address = addresses.server_a
+            settings = server_settings(site, name, address, dealer=dealer, deployment=SIMULATION, metrics=metrics)
             ready = "a.ready"
         case _:
-            settings = server_settings(
-                site, name, addresses.server_b, dealer=dealer, leader=addresses.server_a, deployment=SIMULATION
-            )
+            told = partial(server_settings, site, name, addresses.server_b, dealer=dealer, leader=addresses.server_a)
+            settings = told(deployment=SIMULATION, metrics=metrics)
             ready = "b.ready"
     cluster.processes.start(name, MODULES[name], settings, site.logs / f"{name}.log", site.folder(name) / ready)

@@ -97,7 +97,8 @@ class TurnQueue:
         with self._condition:
             if place in self._line or place is self._holder:
                 raise LocalProtocolError("a session lines up for its turn once")
-            self._line.append(place)
+            if place in self._places:  # else it was left already, and must not stand in the others' way
+                self._line.append(place)
 
     def _next(self, place: "Place", shown: int) -> Position | None:
         """Wait until the turn is this place's (None), or its position is no longer the one shown."""

@@ -30,6 +30,15 @@ STUBBORN = (
     "    import signal\n    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n    signal.signal(signal.SIGINT, signal.SIG_IGN)"
     + PARTY
 )
+DRAINING = """
+    import signal, sys
+    signals = []
+    def count(*_):
+        signals.append(1)
+        if len(signals) == 2:
+            sys.exit(0)
+    signal.signal(signal.SIGTERM, count)
+""" + PARTY.replace("sys.stdin.read()", "[signal.pause() for _ in range(9)]")
 FAILING = """
     import sys
     sys.exit("the reason is this")
@@ -73,11 +82,22 @@ def test_stopped_at_the_end(party: Party, error: BaseException | None) -> None:
 
 
 def test_the_stubborn_are_killed(party: Party, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child_processes, "DRAIN_SECONDS", 0.2)
     monkeypatch.setattr(child_processes, "GRACE_SECONDS", 0.3)
     with children() as group:
         group.start("stubborn", *party(STUBBORN))
         pid = group.names["stubborn"]
     assert gone(pid)
+
+
+def test_who_drains_for_long_is_told_a_second_time(party: Party, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a server with an evaluation under way: it ends by itself, with its own exit status, and is not killed."""
+    monkeypatch.setattr(child_processes, "DRAIN_SECONDS", 0.5)
+    monkeypatch.setattr(child_processes, "GRACE_SECONDS", 60.0)
+    with children() as group:
+        group.start("draining", *party(DRAINING))
+        (child,) = group._children
+    assert child.popen.returncode == 0
 
 
 def test_why_it_failed_is_told(party: Party) -> None:

@@ -30,6 +30,9 @@ class Context:
     def __init__(self, name):
         self.name = name
 
+    def set_trailing_metadata(self, pairs):
+        """When to try again; not looked at here."""
+
     def abort(self, status, details):
         raise Refused(status, details)
 
@@ -148,3 +151,40 @@ def test_a_boot_id_that_is_none_is_refused(service, field):
     with pytest.raises(Refused, match="BootId must be 32") as caught:
         service.OpenPush(pb.OpenPushRequest(network=NETWORK.to_json(), **(BOOTS | {field: "x"})), A)
     assert caught.value.status is grpc.StatusCode.FAILED_PRECONDITION
+
+
+def test_a_stopping_dealer_opens_nothing_and_gives_out_what_was_opened(service):
+    """So that sessions under way can end."""
+    push_id = push(service)
+    batch = material(service, push_id)
+    request = pb.ClaimMaterialRequest(material_id=batch, push_id=push_id, plan_digest=PLAN.digest, **BOOTS)
+    under_way = service.ClaimMaterial(request, B)
+    next(under_way)
+    service.drain()
+    for opening in (lambda: push(service), lambda: material(service, push_id)):
+        with pytest.raises(Refused, match="the dealer is shutting down") as refused:
+            opening()
+        assert refused.value.status is grpc.StatusCode.UNAVAILABLE
+    assert not service.wait_idle(0)
+    assert len(claim(service, batch, push_id, A)) == 2
+    assert len(list(under_way)) == 3
+    assert service.wait_idle(0)
+
+
+def test_what_is_dealt_is_counted_by_server(service):
+    push_id = push(service)
+    batch = material(service, push_id)
+    for context in (A, B):
+        claim(service, batch, push_id, context)
+    broken_off = service.ClaimMaterial(
+        pb.ClaimMaterialRequest(material_id=material(service, push_id), push_id=push_id, plan_digest=PLAN.digest, **BOOTS), B
+    )
+    next(broken_off)
+    broken_off.close()
+    sample = service.metrics.registry.get_sample_value
+    assert sample("darkroom_pushes_opened_total") == 1
+    assert sample("darkroom_material_opened_total") == 2
+    assert [sample("darkroom_material_claimed_total", {"role": role}) for role in "AB"] == [1, 1]
+    assert sample("darkroom_dealt_bytes_total", {"role": "A"}) == 32
+    assert sample("darkroom_dealt_bytes_total", {"role": "B"}) == 32 + PLAN.dealt_bytes
+    assert sample("darkroom_calls_total", {"call": "ClaimMaterial", "outcome": "cancelled"}) == 1

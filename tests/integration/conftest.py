@@ -1,6 +1,7 @@
 """One cluster for the whole session: dealer, server A, server B as processes, a small model pushed."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from client.config import HospitalConfig, load_config
 from client.model_file import Model, load_model, save_model
 from client.model_owner import push_model
 from client.origin import IDENTITY, Kind, Origin, SourceImage
-from darkroom.simulation import Simulation, simulation
+from darkroom.simulation import LISTEN, Simulation, simulation
 from protocols.network import (
     Add,
     Concat,
@@ -63,7 +64,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory, model: Model) -> Iterator[Simulation]:
-    with simulation(tmp_path_factory.mktemp("cluster") / "site", tell=print) as running:
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DARKROOM_LOG", "DEBUG")  # a test searches the logs of all that the others did
+            site = tmp_path_factory.mktemp("cluster") / "site"
+            running = stack.enter_context(simulation(site, tell=print, metrics=LISTEN))
         push_model(load_config(running.hospital_file), model)
         yield running
 

@@ -6,6 +6,7 @@ import re
 import grpc
 import pytest
 
+from proto import status
 from proto.status import TABLE, abort, calling, error_of, status_of
 from protocols import errors
 from protocols.errors import (
@@ -136,3 +137,57 @@ def test_abort_never_returns():
 
     with pytest.raises(AssertionError):
         abort(Context(), BusyError("full"))
+
+
+class Answer(Call, grpc.Call):
+    """A failed call with trailing metadata."""
+
+    def __init__(self, status, metadata):
+        Call.__init__(self, status, "full")
+        self._metadata = metadata
+
+    def trailing_metadata(self):
+        return self._metadata
+
+    def _unused(self, *_):
+        raise NotImplementedError
+
+    initial_metadata = is_active = time_remaining = cancel = add_callback = _unused
+
+
+class Trailing:
+    """The server's half of it."""
+
+    def __init__(self):
+        self.pairs = ()
+
+    def set_trailing_metadata(self, pairs):
+        self.pairs = pairs
+
+    def abort(self, status, details):
+        raise Answer(status, self.pairs)
+
+
+@pytest.mark.parametrize("kind", [BusyError, PeerUnavailableError])
+@pytest.mark.parametrize("seconds", [None, 0, 12, 3600])
+def test_when_to_try_again_crosses_the_wire(kind, seconds):
+    with pytest.raises(kind) as caught, calling("server A"):
+        abort(Trailing(), kind("full", retry_seconds=seconds))
+    assert caught.value.retry_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("metadata", "seconds"),
+    [
+        (None, None),
+        ((("another-key", "12"),), None),
+        (((status.RETRY_KEY, "soon"),), None),
+        (((status.RETRY_KEY, "-1"),), None),
+        (((status.RETRY_KEY, "1e9"),), None),
+        (((status.RETRY_KEY, "٣"),), None),
+        (((status.RETRY_KEY, b"12"),), None),
+        (((status.RETRY_KEY, "9" * 5000),), status.LONGEST_RETRY_SECONDS),
+    ],
+)
+def test_a_peer_can_say_anything(metadata, seconds):
+    assert error_of("server A", Answer(grpc.StatusCode.RESOURCE_EXHAUSTED, metadata)).retry_seconds == seconds

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from protocols.errors import PeerUnavailableError
 from server.worker_pool import WorkerPool, WorkerProcess
 from tests.server.joined_workers import ROOT, Processes
 
@@ -87,3 +88,20 @@ def test_a_worker_leaves_no_core_and_ends_with_its_server():
     pipe.close()
     processes.wait()
     assert process.returncode == 0
+
+
+def test_a_spare_that_ended_is_told_once_replaced_and_counted(pool):
+    restarts = []
+    pool.on_restart = lambda: restarts.append(1)
+    pool.require_warm()
+    dead = pool._spare
+    os.kill(pid(dead), signal.SIGKILL)
+    until(lambda: not dead.running)
+    with pytest.raises(PeerUnavailableError, match="out of memory"):
+        pool.require_warm()
+    assert pool._spare.running
+    pool.require_warm()
+    assert len(restarts) == 1
+    worker = pool.take()
+    pool.require_warm()  # none is missing while one evaluates
+    worker.stop()

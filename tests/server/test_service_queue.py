@@ -1,0 +1,349 @@
+"""Sessions that wait at a server: what they hold, what they are told, and what they leave behind. No sockets.
+
+Server A's service is real, with its queue; server B's stream and the evaluation are stand-ins that the test holds back.
+"""
+
+import json
+import re
+import threading
+from dataclasses import replace
+
+import grpc
+import pytest
+import torch
+
+from proto import darkroom_pb2 as pb
+from proto.status import RETRY_KEY
+from protocols.errors import PeerUnavailableError
+from protocols.identifiers import Identifier, ObjectId, PushId, Role, SessionId
+from server import service as service_module
+from server.config import ServerConfig
+from server.evaluation import Outcome
+from server.peer_channel import PeerChannel
+from server.service import ServerService
+from tests.server import test_service
+from tests.server.fake_workers import FakeWorkers
+from tests.server.test_service import HOSPITAL, ByName, Context, Identity, Refused, request, store
+
+peer = test_service.peer
+SECONDS = 60
+WAITING = 2
+
+
+class Call:
+    """One Denoise of the edge, in a thread as gRPC has it."""
+
+    def __init__(self, service, number, **changes):
+        self.session, self.context = f"{number:032x}", Context("edge")
+        self.stages, self.header, self.error = [], None, None
+        self._changed = threading.Condition()
+        self._replies = service.Denoise(request(session_id=self.session, **changes), self.context)
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self):
+        try:
+            for reply in self._replies:
+                with self._changed:
+                    if reply.WhichOneof("content") == "stage":
+                        self.stages.append(reply.stage)
+                    elif reply.WhichOneof("content") == "header":
+                        self.header = reply.header
+                    self._changed.notify_all()
+        except Refused as error:
+            with self._changed:
+                self.error = error
+                self._changed.notify_all()
+
+    def reaches(self, stage):
+        """A stage that begins so: the estimate is the clock's."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._reached(stage) or self.error, SECONDS), self.stages
+        assert self._reached(stage), self.error
+
+    def _reached(self, stage):
+        return any(found.startswith(stage) for found in self.stages)
+
+    def cancel(self):
+        for callback in self.context.callbacks:
+            callback()
+
+    def ends(self):
+        self.thread.join(SECONDS)
+        assert not self.thread.is_alive()
+        return self
+
+
+class Evaluations:
+    """Stands for `Evaluator.lead`: each holds its turn until the test lets it end."""
+
+    def __init__(self):
+        self.order, self.shares, self.release = [], [], threading.Semaphore(0)
+
+    def __call__(self, channel, boot, task, stop):
+        self.order.append(task.session_id)
+        self.shares.append(task.image_share())
+        yield "evaluating"
+        assert self.release.acquire(timeout=SECONDS)
+        stats = pb.WorkerStats(online_seconds=1.5, rounds=3, sent_bytes=100)
+        return Outcome(bytes(8), stats, 0.5, 40, 0, PushId("5" * 32), (1, 8, 9))
+
+
+@pytest.fixture
+def service(tmp_path, peer, monkeypatch):
+    identity = Identity(peer.certificate, b"no key: no handshake is made here")
+    config = ServerConfig(Role.A, identity, tmp_path, HOSPITAL.public_key(), peer, None, waiting=WAITING)
+    service = ServerService(config, ByName(), FakeWorkers())
+    monkeypatch.setattr(service._meeting, "take", lambda *_: PeerChannel(Role.B, boot="b" * 32))
+    monkeypatch.setattr(service._models, "description", lambda name: None)
+    store(service, Role.A)
+    return service
+
+
+@pytest.fixture
+def evaluations(service, monkeypatch):
+    fake = Evaluations()
+    monkeypatch.setattr(service._evaluator, "lead", fake)
+    yield fake
+    fake.release.release(100)
+
+
+@pytest.fixture
+def full(service, evaluations):
+    """One session has the turn, the others wait."""
+    calls = [Call(service, 1)]
+    calls[0].reaches("evaluating")
+    for number in range(2, WAITING + 2):
+        calls.append(Call(service, number))
+        calls[-1].reaches(f"waiting: {number - 1} ahead")
+    return calls
+
+
+def sample(service, name, **labels):
+    return service.metrics.registry.get_sample_value(name, labels)
+
+
+def test_sessions_are_evaluated_in_the_order_in_which_they_came(service, evaluations, full):
+    for _ in full:
+        evaluations.release.release()
+    assert [call.ends().header.push_id for call in full] == ["5" * 32] * len(full)
+    assert evaluations.order == [call.session for call in full]
+
+
+def test_beyond_the_queue_busy_says_when_and_uses_no_session_up(service, evaluations, full):
+    refused = Call(service, 9).ends()
+    assert refused.error.status is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert re.search(r"server A is busy: 3 sessions .*; try again in about \d+ s", str(refused.error))
+    assert int(refused.context.trailing[RETRY_KEY]) > 0
+    assert refused.stages == []
+    assert SessionId(refused.session) not in service._sessions
+    for _ in range(len(full) + 1):
+        evaluations.release.release()
+    for call in full:
+        assert call.ends().error is None
+    assert Call(service, 9).ends().error is None
+    assert sample(service, "darkroom_busy_refusals_total") == 1
+
+
+def test_an_edge_that_goes_while_it_waits_makes_room_at_once(service, evaluations, full):
+    full[1].cancel()
+    full[1].ends()
+    full[2].reaches("waiting: 1 ahead")
+    late = Call(service, 9)
+    late.reaches("waiting: 2 ahead")
+    assert sample(service, "darkroom_calls_total", call="Denoise", outcome="cancelled") == 1
+    for _ in range(3):
+        evaluations.release.release()
+    assert [call.ends().error for call in (full[0], full[2], late)] == [None] * 3
+    assert evaluations.order == [full[0].session, full[2].session, late.session]
+
+
+def test_a_session_holds_no_share_while_it_waits(service, evaluations, full, monkeypatch):
+    reads = []
+    read = service._objects.read
+    monkeypatch.setattr(service._objects, "read", lambda name: reads.append(name) or read(name))
+    assert len(evaluations.shares) == 1
+    evaluations.release.release()
+    full[1].reaches("evaluating")
+    assert len(reads) == 1
+    assert evaluations.shares[-1] == bytes(32)
+
+
+def test_an_object_that_is_deleted_or_replaced_while_its_session_waits(service, evaluations, full):
+    service.Delete(pb.DeleteRequest(object_id="a" * 32), Context("client"))
+    evaluations.release.release()
+    assert full[1].ends().error.status is grpc.StatusCode.NOT_FOUND
+    full[2].ends()
+    store(service, Role.A)
+    running, waiting = Call(service, 7), None
+    running.reaches("evaluating")
+    waiting = Call(service, 8)
+    waiting.reaches("waiting: 1 ahead")
+    service.Delete(pb.DeleteRequest(object_id="a" * 32), Context("client"))
+    store(service, Role.A, packing=pb.PACKING_BLIND)
+    evaluations.release.release()
+    assert "was replaced while the session waited" in str(waiting.ends().error)
+
+
+def test_draining_finishes_the_session_that_has_the_turn_and_sends_the_others_away(service, evaluations, full):
+    service.drain()
+    for waiting in full[1:]:
+        error = waiting.ends().error
+        assert error.status is grpc.StatusCode.UNAVAILABLE
+        assert "server A is shutting down, and nothing was begun" in str(error)
+        assert int(waiting.context.trailing[RETRY_KEY]) > 0
+    assert not service.wait_idle(0)
+    late = Call(service, 9).ends()
+    assert late.error.status is grpc.StatusCode.UNAVAILABLE
+    with pytest.raises(Refused, match="shutting down"):
+        store(service, Role.A, object_id="b" * 32)
+    service.Delete(pb.DeleteRequest(object_id="a" * 32), Context("client"))  # deleting is never refused
+    evaluations.release.release()
+    assert full[0].ends().header is not None
+    assert service.wait_idle(SECONDS)
+    assert evaluations.order == [full[0].session]
+
+
+def test_a_slow_download_holds_no_turn(service, evaluations):
+    first = service.Denoise(request(session_id="1" * 32), Context("edge"))
+    assert [next(first).stage for _ in range(2)] == ["waiting for server B", "evaluating"]
+    evaluations.release.release()
+    assert next(first).header.push_id == "5" * 32  # and the rest is not read
+    second = Call(service, 2)
+    second.reaches("evaluating")
+    evaluations.release.release()
+    assert second.ends().header is not None
+    assert not service.wait_idle(0)
+    list(first)
+    assert service.wait_idle(0)
+
+
+def test_what_was_done_is_counted(service, evaluations, full):
+    for name, expected in (("queue_limit", 3), ("queue_length", 2), ("evaluating", 1), ("stored_objects", 1)):
+        assert sample(service, f"darkroom_{name}") == expected, name
+    for _ in full:
+        evaluations.release.release()
+    for call in full:
+        call.ends()
+    for name, expected in (
+        ("queue_length", 0),
+        ("evaluating", 0),
+        ("evaluation_seconds_count", 3),
+        ("wait_seconds_count", 3),
+        ("online_seconds_sum", 4.5),
+        ("offline_seconds_sum", 1.5),
+        ("opened_bytes_total", 300),
+        ("dealt_bytes_total", 120),
+    ):
+        assert sample(service, f"darkroom_{name}") == expected, name
+    assert sample(service, "darkroom_calls_total", call="Denoise", outcome="ok") == 3
+    assert sample(service, "darkroom_store_bytes") > 32
+    service._workers.on_restart()
+    assert sample(service, "darkroom_worker_restarts_total") == 1
+
+
+def test_no_label_can_hold_an_identifier_or_a_name_that_a_caller_chose(service, evaluations, full):
+    """Twin: a label with the object's id is found."""
+    for _ in full:
+        evaluations.release.release()
+    for call in full:
+        call.ends()
+    with pytest.raises(Refused):
+        store(service, Role.A, object_id="doe^john")
+    assert labels_beyond_ours(service) == []
+    service.metrics.calls.labels(call="c" * 32, outcome="ok").inc()
+    assert labels_beyond_ours(service) == ["c" * 32]
+
+
+OUR_LABELS = re.compile(r"[A-Z][A-Za-z]+|[a-z]+|server [AB]|\d\.\d+\.\d+\S*|not installed|\d+\.\d+|\+Inf")
+
+
+def labels_beyond_ours(service):
+    values = [
+        value for family in service.metrics.registry.collect() for sample in family.samples for value in sample.labels.values()
+    ]
+    assert len(values) > 10
+    return [value for value in sorted(set(values)) if not OUR_LABELS.fullmatch(value) or Identifier.PATTERN.search(value)]
+
+
+def test_the_log_tells_each_session_and_no_secret(service, evaluations, capsys, monkeypatch):
+    """Twin: a line with the key is found."""
+    monkeypatch.setenv("DARKROOM_LOG", "DEBUG")
+    from proto.logs import configure_logs, structlog
+
+    configure_logs()
+    try:
+        evaluations.release.release()
+        key = bytes(range(100, 132))
+        assert Call(service, 1, noise_key=key, sigma_share=123456789).ends().error is None
+        text = capsys.readouterr().err
+        assert secrets_in(text, key) == []
+        lines = [json.loads(line) for line in text.splitlines()]
+        events = [line["event"] for line in lines]
+        assert events == ["session begun", "stage", "stage", "evaluated", "call ended"]
+        assert {line.get("session") for line in lines} == {f"{1:032x}"}
+        assert {line.get("object") for line in lines} == {str(ObjectId("a" * 32))}
+        evaluated = lines[3]
+        assert (evaluated["rounds"], evaluated["sent_bytes"], evaluated["dealt_bytes"]) == (3, 100, 40)
+        assert evaluated["seconds"] >= 0
+        structlog.get_logger("twin").info("opened", key=key.hex())
+        assert secrets_in(capsys.readouterr().err, key) == [key.hex()]
+    finally:
+        structlog.reset_defaults()
+
+
+def secrets_in(text, key):
+    hidden = [key.hex(), repr(key)[2:20], "123456789", request().grant[:40], str(torch.zeros(1))[:7]]
+    return [secret for secret in hidden if secret in text]
+
+
+def test_a_stopping_server_b_tells_who_waits_for_an_order_that_nothing_was_begun(tmp_path, peer, monkeypatch):
+    identity = Identity(peer.certificate, b"no key: no handshake is made here")
+    service = ServerService(ServerConfig(Role.B, identity, tmp_path, HOSPITAL.public_key(), peer, peer), ByName(), FakeWorkers())
+    monkeypatch.setattr(service._models, "description", lambda name: None)
+    store(service, Role.B)
+    broken_off = threading.Event()
+    channel = PeerChannel(Role.A)
+    channel.attach(silence(broken_off), cancel=broken_off.set)
+    monkeypatch.setattr(service, "_dial", lambda session: channel)
+    call = Call(service, 1)
+    call.reaches("waiting for server A")
+    service.drain()
+    error = call.ends().error
+    assert error.status is grpc.StatusCode.UNAVAILABLE
+    assert "server B is shutting down, and nothing was begun" in str(error)
+    assert int(call.context.trailing[RETRY_KEY]) > 0
+    assert service.wait_idle(0)
+
+
+def silence(ended):
+    """A's half of the link: says nothing until the call is broken off."""
+    assert ended.wait(SECONDS)
+    yield from ()
+
+
+def test_a_server_is_ready_when_its_peers_are_alive_and_a_worker_is_warm(service, monkeypatch):
+    asked = []
+    monkeypatch.setattr(service_module, "require_alive", lambda channel, name: asked.append(name))
+    service.require_ready()
+    assert asked == ["the dealer"]
+    monkeypatch.setattr(service._workers, "require_warm", raising(PeerUnavailableError("the warm worker process had ended")))
+    with pytest.raises(PeerUnavailableError, match="warm worker"):
+        service.require_ready()
+
+
+def test_server_b_needs_server_a_too(tmp_path, monkeypatch, peer):
+    identity = Identity(peer.certificate, b"no key: no handshake is made here")
+    config = ServerConfig(Role.B, identity, tmp_path, HOSPITAL.public_key(), peer, replace(peer, name="server A"))
+    service = ServerService(config, ByName(), FakeWorkers())
+    asked = []
+    monkeypatch.setattr(service_module, "require_alive", lambda channel, name: asked.append(name))
+    service.require_ready()
+    assert asked == ["the dealer", "server A"]
+
+
+def raising(error):
+    def action(*_):
+        raise error
+
+    return action
