@@ -1,12 +1,14 @@
 """Many at once, against live processes: each its own right answer, in turn; beyond the queue: busy, and when to try again."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +18,7 @@ from client.model_file import Model, load_model, save_model
 from client.model_owner import push_model
 from client.origin import SourceImage
 from client.progress import Step
+from client.records import ObjectRecord
 from client.report import float_estimate
 from darkroom.exit_codes import ExitCode
 from darkroom.simulation import Simulation
@@ -93,7 +96,13 @@ def held(cluster: Simulation, config: HospitalConfig, other: Model) -> Iterator[
 
 @pytest.mark.timeout(600)
 def test_eight_clients_get_their_own_results_in_turn_and_the_ninth_is_told_when_to_come_again(
-    cluster: Simulation, config: HospitalConfig, model: Model, other: Model, held: FalseServerB, tmp_path: Path
+    request: pytest.FixtureRequest,
+    cluster: Simulation,
+    config: HospitalConfig,
+    model: Model,
+    other: Model,
+    held: FalseServerB,
+    tmp_path: Path,
 ) -> None:
     clients = [Client(config, picture(seed=number), (model, other)[number % 2]) for number in range(WAITING)]
     for client in clients:
@@ -112,6 +121,13 @@ def test_eight_clients_get_their_own_results_in_turn_and_the_ninth_is_told_when_
     assert "Traceback" not in refused.stderr
     assert not (tmp_path / "out.npy").exists()
 
+    patient = patient_client(clients[0].record, tmp_path / "patient.npy", cluster)
+    request.addfinalizer(patient.kill)
+    seen = patient.stderr.readline() if patient.stderr else ""
+    while seen and "nothing was begun" not in seen:
+        seen = patient.stderr.readline() if patient.stderr else ""
+    assert "server A is busy" in seen
+
     held.close()
     for client in clients:
         client.join(SECONDS)
@@ -121,8 +137,24 @@ def test_eight_clients_get_their_own_results_in_turn_and_the_ninth_is_told_when_
         others = [another for another in clients if another is not client]
         assert all(client.off(client.model, another.image) > 10 * TOLERANCE for another in others)
         assert client.off(other if client.model is model else model, client.image) > 10 * TOLERANCE
+    assert patient.communicate(timeout=SECONDS)[0].strip() == str(tmp_path / "patient.npy")
+    assert patient.returncode == ExitCode.OK
+    again = torch.from_numpy(np.load(tmp_path / "patient.npy"))
+    assert clients[0].result is not None
+    assert float((again - clients[0].result.pixels).abs().max()) <= 2 * TOLERANCE
+
+
+def command_line(*arguments: object, cluster: Simulation) -> list[str]:
+    return [sys.executable, "-m", "darkroom", *map(str, arguments), "--model", "tiny", "--config", str(cluster.hospital_file)]
+
+
+def patient_client(record: ObjectRecord, output: Path, cluster: Simulation) -> "subprocess.Popen[str]":
+    """A command that waits for a busy server."""
+    command = command_line("denoise", record.object_id, "-o", output, "--wait", SECONDS, cluster=cluster)
+    environment = {**os.environ, "COLUMNS": "400", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def darkroom(*arguments: object, cluster: Simulation) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "darkroom", *map(str, arguments), "--model", "tiny", "--config", str(cluster.hospital_file)]
+    command = command_line(*arguments, cluster=cluster)
     return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
