@@ -60,7 +60,7 @@ class PartyMetrics:
         self.registry: Final = CollectorRegistry(auto_describe=True)
         ProcessCollector(registry=self.registry)
         build = Info("darkroom_build", "Version and party.", registry=self.registry)
-        build.info({"version": VERSION, "python": platform.pythonVERSION, "party": party})
+        build.info({"version": VERSION, "python": platform.python_version(), "party": party})
         self.ready: Final = Gauge("darkroom_ready", "1 when new work is taken.", registry=self.registry)
         self.calls: Final = Counter(
             "darkroom_calls", "Calls that have ended, by kind and outcome.", ["call", "outcome"], registry=self.registry

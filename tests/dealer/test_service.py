@@ -164,7 +164,7 @@ def test_a_stopping_dealer_opens_nothing_and_gives_out_what_was_opened(service):
     for opening in (lambda: push(service), lambda: material(service, push_id)):
         with pytest.raises(Refused, match="the dealer is shutting down") as refused:
             opening()
-        assert refused.value.status is grpc.StatusCode.UNAVAILABLE
+        assert refused.value.status is grpc.StatusCode.ABORTED
     assert not service.wait_idle(0)
     assert len(claim(service, batch, push_id, A)) == 2
     assert len(list(under_way)) == 3

@@ -132,7 +132,7 @@ def test_a_server_that_stops_finishes_what_it_has_begun_and_begins_nothing_more(
         assert session.evaluating.wait(SECONDS)
         os.kill(server_b.popen.pid, signal.SIGTERM)
         status, metadata, details = refused(channel, small)
-        assert status is grpc.StatusCode.UNAVAILABLE
+        assert status is grpc.StatusCode.ABORTED
         assert "server B is shutting down, and nothing was begun" in details
         assert int(metadata[RETRY_KEY]) > 0
         request = health_pb2.HealthCheckRequest(service=SERVER)
