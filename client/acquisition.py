@@ -8,10 +8,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 from client import records
-from client.both_servers import Connection, connect, delete_object, greet, upload_seconds
+from client.both_servers import Connection, at_both, connect, delete_object, greet, upload_seconds
+from client.calls import Calls
 from client.config import HospitalConfig
 from client.grants import issue_grant
 from client.keys import MasterKey
@@ -226,12 +228,13 @@ def _upload(connection: Connection, packed: PackedObject, progress: Progress) ->
             sent += len(chunk)
             progress(Step(connection.name, "receiving its share", sent, len(content)))
 
-    with calling(connection.place, "to store its share"):
-        call = connection.stub.Store.future(requests(), timeout=upload_seconds(len(content)))
-        try:
-            call.result()
-        finally:
-            call.cancel()  # a Ctrl-C would leave it running, and the object would come after it was taken back
+    calls = Calls()
+
+    def upload() -> None:
+        with calling(connection.place, "to store its share"):
+            calls.begin(partial(connection.stub.Store.future, requests(), timeout=upload_seconds(len(content)))).result()
+
+    at_both({role: upload}, calls.cancel)  # a call that Ctrl-C left running would store the object after it was taken back
     held = "a 32-byte seed" if role is Role.A else f"{record.height}x{record.width} uniform words"
     progress(Step(connection.name, f"stored its share: {held}"))
     return sum(sizes)

@@ -84,10 +84,11 @@ def upload_seconds(count: int) -> float:
 
 
 def at_both(jobs: Mapping[Role, Callable[[], T]], cancel: Callable[[], None]) -> dict[Role, T]:
-    """Run one job for each server, in two threads, to the end of both; return both results or raise.
+    """Run one job for each server, in threads, to the end of both; return both results or raise.
 
     When one fails, the other gets a moment to fail for itself and is then cancelled. Of two errors the more telling is
-    raised, of two alike the earlier. cancel: ends both calls, and does nothing to a finished one.
+    raised, of two alike the earlier. cancel: ends both calls (`client.calls`), and does nothing to a finished one; also where
+    Ctrl-C comes.
     """
     failed: list[BaseException] = []
 
@@ -97,10 +98,10 @@ def at_both(jobs: Mapping[Role, Callable[[], T]], cancel: Callable[[], None]) ->
             failed.append(error)
 
     with ThreadPoolExecutor(max_workers=len(jobs)) as pool:
-        futures = {role: pool.submit(job) for role, job in jobs.items()}
-        for future in futures.values():
-            future.add_done_callback(watch)
         try:
+            futures = {role: pool.submit(job) for role, job in jobs.items()}
+            for future in futures.values():
+                future.add_done_callback(watch)
             _, pending = wait(futures.values(), return_when=FIRST_EXCEPTION)
             if pending:
                 wait(pending, timeout=GRACE_SECONDS)

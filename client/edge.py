@@ -18,6 +18,7 @@ from torch import Tensor
 from client import records
 from client.acquisition import check_noise_level
 from client.both_servers import Connection, at_both, connect
+from client.calls import Calls
 from client.config import HospitalConfig
 from client.keys import MasterKey
 from client.origin import Provenance
@@ -221,26 +222,21 @@ def _call_both(
     progress: Progress,
 ) -> dict[Role, Answer]:
     timeout = QUEUE_SECONDS + math.ceil(record.height * record.width * SECONDS_PER_PIXEL)
-    calls: dict[Role, Any] = {}
-
-    def cancel() -> None:
-        for call in calls.values():
-            call.cancel()
-
+    calls = Calls()
     jobs: dict[Role, Callable[[], Answer]] = {}
     for role, connection in connections.items():
-        calls[role] = connection.stub.Denoise(requests[role], timeout=timeout)
+        begin = partial(calls.begin, partial(connection.stub.Denoise, requests[role], timeout=timeout))
         reader = ResultReader(role, record.packing, record.height, record.width)
-        jobs[role] = partial(_read, connection, calls[role], reader, progress)
-    return at_both(jobs, cancel)
+        jobs[role] = partial(_read, connection, begin, reader, progress)
+    return at_both(jobs, calls.cancel)
 
 
-def _read(connection: Connection, call: Any, reader: ResultReader, progress: Progress) -> Answer:
-    """Read one stream to its end."""
+def _read(connection: Connection, begin: Callable[[], Any], reader: ResultReader, progress: Progress) -> Answer:
+    """Begin one call, and read its stream to the end."""
     count, shown = 0, ""
     try:
         with calling(connection.place, "to denoise"):
-            for reply in call:
+            for reply in begin():
                 count += reply.ByteSize()
                 reader.receive(reply)
                 done, total = reader.received

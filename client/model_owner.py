@@ -14,6 +14,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from client.both_servers import Connection, at_both, connect, greet, upload_seconds
+from client.calls import Calls
 from client.config import HospitalConfig
 from client.model_file import Model
 from client.progress import Progress, Step, silent
@@ -60,12 +61,7 @@ def push_model(config: HospitalConfig, model: Model, progress: Progress = silent
     shares = share(encode_weights(model))
     session = SessionId.fresh()
     with connect(config, identity) as connections:
-        calls: dict[Role, Any] = {}
-
-        def cancel() -> None:
-            for call in calls.values():
-                call.cancel()
-
+        calls = Calls()
         jobs: dict[Role, Callable[[], PushId]] = {}
         for role, connection in connections.items():
             header = pb.PushModelHeader(
@@ -76,9 +72,10 @@ def push_model(config: HospitalConfig, model: Model, progress: Progress = silent
             )
             content = _content(role, shares)
             timeout = MASKING_SECONDS + upload_seconds(len(content))
-            calls[role] = connection.stub.PushModel.future(_requests(connection, header, content, progress), timeout=timeout)
-            jobs[role] = partial(_wait, connection, calls[role])
-        pushes = at_both(jobs, cancel)
+            requests = _requests(connection, header, content, progress)
+            begin = partial(calls.begin, partial(connection.stub.PushModel.future, requests, timeout=timeout))
+            jobs[role] = partial(_wait, connection, begin)
+        pushes = at_both(jobs, calls.cancel)
     if pushes[Role.A] != pushes[Role.B]:
         raise RemoteProtocolError(f"server A holds push {pushes[Role.A]}, server B {pushes[Role.B]}: push the model again")
     progress(Step("model owner", f"pushed {model.name}: {shares.words.numel()} weights, a share at each server"))
@@ -144,10 +141,10 @@ def _requests(
         progress(Step(connection.name, "receiving its share of the weights", sent, len(content)))
 
 
-def _wait(connection: Connection, call: Any) -> PushId:
+def _wait(connection: Connection, begin: Callable[[], Any]) -> PushId:
     try:
         with calling(connection.place, "to take its share of the weights"):
-            reply: pb.PushModelReply = call.result()
+            reply: pb.PushModelReply = begin().result()
     except grpc.FutureCancelledError as error:
         raise SessionBrokenError(f"the call to {connection.place} was cancelled") from error
     return PushId(reply.push_id)
