@@ -9,11 +9,11 @@ from typing import Final
 from PIL import Image, ImageDraw, ImageFont
 
 SIZE: Final = (900, 520)
-LEFT, RIGHT, TOP, BOTTOM = 74, 330, 46, 60
+LEFT, RIGHT, TOP, BOTTOM = 74, 330, 62, 60
 FONT: Final = 15
-COLOURS: Final = ("#1f5fbf", "#c43c2b", "#2c8a4b", "#7a4bb0", "#a0700a", "#555555")
+COLOURS: Final = ("#1f5fbf", "#c43c2b", "#2c8a4b", "#7a4bb0", "#a0700a", "#555555", "#d0609a", "#20a0a0", "#8a8a20")
 TICKS: Final = 6  # about so many on an axis
-DECADE_TICKS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+DECADE_TICKS: Final = tuple(factor * 10**power for power in range(5) for factor in (1, 2, 5))
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def write_chart(
 
     draw.text((LEFT, 12), title, fill="black", font=font)
     draw.text((LEFT, SIZE[1] - 26), x_name, fill="black", font=font)
-    draw.text((8, TOP - 22), y_name, fill="black", font=font)
+    draw.text((8, TOP - 28), y_name, fill="black", font=font)
     for index in range(round((y_high - y_low) / step) + 1):
         y = place(every[0][0], y_low + index * step)[1]
         draw.line((LEFT, y, right, y), fill="#dddddd")

@@ -66,7 +66,7 @@ def psnr_against_wires(
     """PSNR at the middle level over wires per pixel; methods in clear have none and are drawn as levels."""
     wires = [one.cost.wires_per_pixel for one in judged]
     lines = [Line(one.name, [(one.cost.wires_per_pixel, means[one.name][MIDDLE].psnr_db)], marks=True) for one in judged]
-    ends = (0.8 * min(wires), 1.25 * max(wires))
+    ends = (0.4 * min(wires), 2.5 * max(wires))  # wide enough for two ticks
     lines += [Line(name, [(x, means[name][MIDDLE].psnr_db) for x in ends], dashed=True) for name in flat if name != NOISY]
     return write_chart(path, f"Quality and cost, sigma {MIDDLE:g}", "wires per pixel", "PSNR, dB", lines)
 
