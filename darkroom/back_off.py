@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from protocols.errors import DarkroomError
+from protocols.errors import DarkroomError, PeerUnavailableError
 
 FIRST_SECONDS: Final = 1.0
 LONGEST_SECONDS: Final = 60.0
@@ -28,5 +28,4 @@ class BackOff:
 
 def retry_seconds(error: DarkroomError) -> float | None:
     """What a peer that refused before it had begun asks us to wait, if it does."""
-    asked: float | None = getattr(error, "retry_seconds", None)  # errors of peers have it
-    return asked
+    return error.retry_seconds if isinstance(error, PeerUnavailableError) else None

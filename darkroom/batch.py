@@ -7,6 +7,7 @@ early, and the same command goes on where it ended (`darkroom.batch_manifest`). 
 import enum
 import itertools
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -111,8 +112,17 @@ class Plan:
 class Batch:
     """One run over a folder."""
 
-    def __init__(self, plan: Plan, manifest: Manifest, view: View, *, wait: Wait | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        manifest: Manifest,
+        view: View,
+        *,
+        wait: Wait | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """wait: sleeps so many seconds, less when the batch is interrupted; true if it is. A test's does not sleep."""
+        self._clock = clock
         self._plan, self._manifest, self._view = plan, manifest, view
         self._interrupted = threading.Event()
         self._wait: Wait = self._interrupted.wait if wait is None else wait
@@ -220,7 +230,7 @@ class Batch:
 
     def _patiently(self, image: Found, target: Path) -> None:
         """Denoise, and wait where servers are busy or out of reach. Raises DarkroomError."""
-        busy, broken = BackOff(), itertools.count(1)
+        busy, broken, began = BackOff(), itertools.count(1), self._clock()
         while True:
             try:
                 self._plan.denoise(image.path, target, _ImageTeller(self._view, image, self._interrupted))
@@ -232,8 +242,9 @@ class Batch:
                         raise _GivenUpError(error) from error
                     self._view.tell(image, Step("client", "the servers answer again"))
                     continue
-                if busy.waited > BUSY_SECONDS:
-                    raise PeerUnavailableError(f"{error}; still so after {busy.waited:.0f} s of waiting") from error
+                # Between the planes of a volume the waiting is done by `plan.denoise`, so that those before are not done again.
+                if max(busy.waited, self._clock() - began) > BUSY_SECONDS:
+                    raise PeerUnavailableError(f"{error}; still so after {BUSY_SECONDS:.0f} s") from error
                 seconds = busy.next(error)
                 self._view.tell(image, Step("client", f"the servers are busy; again in {seconds:.0f} s"))
                 self._pause(seconds)

@@ -6,7 +6,7 @@ from typing import Any
 
 from client.both_servers import connect, greet
 from client.config import HospitalConfig, load_config
-from darkroom.batch import Batch, Plan, State, Summary
+from darkroom.batch import BUSY_SECONDS, Batch, Plan, State, Summary
 from darkroom.batch_files import find_images
 from darkroom.batch_manifest import open_manifest
 from darkroom.batch_view import BatchView, summary_json, summary_lines
@@ -42,7 +42,7 @@ def run_denoise_folder(
         whole = replace(options, derivation=manifest.derivation(deciding, anonymous=options.derivation.anonymous))
 
         def denoise(source: Path, target: Path, teller: Teller) -> None:
-            denoise_file(config, source, target, model, whole, teller)
+            denoise_file(config, source, target, model, whole, teller, wait=BUSY_SECONDS)
 
         plan = Plan(
             folder=folder,

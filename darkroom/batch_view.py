@@ -16,6 +16,7 @@ from darkroom.batch_files import Found, shown
 from darkroom.exit_codes import exit_code_of
 
 NAME_WIDTH: Final = 40  # of the file in the bar's line; its own line has it in full
+_WAITS: Final = ("again in", "nothing was begun")  # what `darkroom.batch` and `client.waiting` say while they wait
 
 
 class BatchView(View):
@@ -49,7 +50,7 @@ class BatchView(View):
         name = shown(image.name)
         if self._console.is_terminal:
             self._bar.update(self._task, description=escape(f"{name[-NAME_WIDTH:]}: {step.who}: {step.stage}"))
-        elif "again" in step.stage:
+        elif any(words in step.stage for words in _WAITS):
             with self._lock:
                 first = (image.name, step.stage) not in self._told
                 self._told.add((image.name, step.stage))

@@ -29,6 +29,9 @@ from darkroom.pacs.spool import Stage, open_spool
 from darkroom.pacs.tls import TlsFiles
 from protocols.errors import ConfigurationError
 
+BUSY_SECONDS: Final = (
+    300.0  # for one plane of a volume, which is else begun anew; a stop waits for it (docs/pacs.md: TimeoutStopSec)
+)
 DEFAULT_SPOOL: Final = "dicom-spool"  # beside the configuration file
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PRIVATE_UMASK: Final = 0o077
@@ -83,7 +86,7 @@ def run_serve_dicom(config_file: Path, model: str, store: StoreOptions, options:
         whole = replace(store, derivation=Derivation(salt))  # each source series becomes one series, over restarts too
 
         def denoise(source: Path, target: Path, teller: Teller) -> None:
-            denoise_file(config, source, target, model, whole, teller)
+            denoise_file(config, source, target, model, whole, teller, wait=BUSY_SECONDS)
 
         denoising = Denoising(
             spool,

@@ -206,8 +206,8 @@ def test_busy_is_waited_for_longer_each_time(hospital: Hospital) -> None:
 
 def test_a_busy_server_says_how_long(hospital: Hospital) -> None:
     asked = [BusyError("busy"), PeerUnavailableError("about to stop"), BusyError("busy"), BusyError("busy")]
-    for error, seconds in zip(asked, (7.0, 20.0, 0.0, 999.0), strict=True):
-        error.retry_seconds = seconds  # type: ignore[attr-defined]
+    for error, seconds in zip(asked, (7, 20, 0, 999), strict=True):
+        error.retry_seconds = seconds
     hospital.errors["a.dcm"] = list(asked)
     assert states(hospital.run()) == all_are(State.DONE)
     assert hospital.waits == [7, 20, 1, 60]
@@ -218,6 +218,17 @@ def test_busy_for_ever_stops_the_batch(hospital: Hospital) -> None:
     summary = hospital.run()
     assert isinstance(summary.stopped, PeerUnavailableError)
     assert 3600 < sum(hospital.waits) < 3800
+
+
+def test_an_image_whose_planes_waited_for_an_hour_stops_the_batch(hospital: Hospital) -> None:
+    """The waiting for a plane is inside the denoising of its file: only the clock shows it."""
+    hospital.errors["a.dcm"] = [BusyError("busy")] * 2
+    clock = iter([0.0, 3601.0])
+    with open_manifest(hospital.output) as manifest:
+        batch = Batch(hospital.plan(), manifest, View(), wait=hospital.wait, clock=lambda: next(clock))
+        summary = batch.run(find_images(hospital.folder, hospital.output))
+    assert isinstance(summary.stopped, PeerUnavailableError)
+    assert hospital.waits == []
 
 
 def test_a_server_that_restarts_is_waited_for(hospital: Hospital) -> None:
