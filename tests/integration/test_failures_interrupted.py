@@ -33,7 +33,10 @@ def start(*arguments: object) -> "subprocess.Popen[str]":
 def interrupt(running: "subprocess.Popen[str]") -> str:
     """Send SIGINT; check how the command ends. Returns what it has said on standard error since."""
     running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=SECONDS)
+    try:
+        out, err = running.communicate(timeout=SECONDS)
+    finally:
+        running.kill()  # nothing, where it has ended
     assert running.returncode == 130, err
     assert out == ""
     assert "Traceback" not in err
