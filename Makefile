@@ -52,7 +52,7 @@ unit: .venv/.dev
 
 # The live half: integration tests beside the short form of the security evaluation, one core each.
 test: check
-	@$(MAKE) --no-print-directory -j2 --output-sync=line integration evaluation
+	@$(MAKE) --no-print-directory -j2 integration evaluation
 
 integration: .venv/.dev
 	$(BIN)/pytest -q -rs -m "(integration or slow) and not evaluation" $(ARGS)
