@@ -26,7 +26,7 @@ from proto import darkroom_pb2 as pb
 from proto.conversion import packing_to_wire
 from proto.status import calling
 from proto.transport import chunks
-from protocols.errors import BadInputError, DarkroomError, NotFoundError
+from protocols.errors import BadInputError, DarkroomError, NotFoundError, reworded
 from protocols.fixed_point import encode_image
 from protocols.identifiers import ObjectId, Role
 from protocols.packing import PackingMode, fresh_nonce, key_check_value, pack
@@ -87,7 +87,7 @@ def store(
             record = replace(record, state=RecordState.STORED, grant=grant, upload_bytes=sent)
             records.save_record(config.objects, record)
         except DarkroomError as error:
-            raise type(error)(f"{error}; {_undo(config, asked, record.object_id)}") from error
+            raise reworded(error, f"{error}; {_undo(config, asked, record.object_id)}") from error
         except KeyboardInterrupt:
             progress(Step("client", f"interrupted: {_undo(config, asked, record.object_id)}"))
             raise
@@ -176,7 +176,7 @@ def delete(config: HospitalConfig, object_id: ObjectId | str, *, progress: Progr
     if failures:
         done = f"{' and '.join(deleted)} deleted its share" if deleted else "no share was deleted"
         text = "; ".join(str(error) for error in failures)
-        raise type(failures[0])(f"{text}; {done}, and the record stays: run `darkroom delete {object_id}` again")
+        raise reworded(failures[0], f"{text}; {done}, and the record stays: run `darkroom delete {object_id}` again")
     existed = records.delete_record(config.objects, object_id)
     if not existed and not deleted:
         raise NotFoundError(f"no server and no record knows object {object_id}: check the id")

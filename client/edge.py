@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, Final
 
+import grpc
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -231,6 +232,13 @@ def _call_both(
     return at_both(jobs, calls.cancel)
 
 
+def _late(error: PeerUnavailableError) -> int | None:
+    """When to come again where our own deadline passed: at once. The queue was longer than we had reckoned with."""
+    call = error.__cause__
+    late = isinstance(call, grpc.RpcError) and call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    return 1 if late else None
+
+
 def _read(connection: Connection, begin: Callable[[], Any], reader: ResultReader, progress: Progress) -> Answer:
     """Begin one call, and read its stream to the end."""
     count, shown = 0, ""
@@ -246,7 +254,7 @@ def _read(connection: Connection, begin: Callable[[], Any], reader: ResultReader
         return Answer(reader.finish(), count)
     except PeerUnavailableError as error:
         # "Try again" is believed of a server that had not begun: afterwards the user decides, as after any failure.
-        retry_seconds = error.retry_seconds if reader.waiting else None
+        retry_seconds = (error.retry_seconds or _late(error)) if reader.waiting else None
         raise type(error)(f"{error} (while {reader.stage})", retry_seconds=retry_seconds) from error
     except DarkroomError as error:
         raise type(error)(f"{error} (while {reader.stage})") from error

@@ -10,9 +10,10 @@ from darkroom.batch import BUSY_SECONDS, Batch, Plan, State, Summary
 from darkroom.batch_files import find_images
 from darkroom.batch_manifest import open_manifest
 from darkroom.batch_view import BatchView, summary_json, summary_lines
-from darkroom.commands import StoreOptions, denoise_file
 from darkroom.exit_codes import exit_code_of
+from darkroom.file_denoising import denoise_file
 from darkroom.output import STDOUT, Teller, err, write_json
+from darkroom.store_options import StoreOptions
 from protocols.errors import BadInputError, NotFoundError
 
 

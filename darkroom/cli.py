@@ -182,7 +182,8 @@ def store(
 
     Example: [bold]darkroom store scan.dcm --packing blind --packing-sigma 20 --config sim/client.toml[/bold]
     """
-    from darkroom.commands import StoreOptions, run_store
+    from darkroom.commands import run_store
+    from darkroom.store_options import StoreOptions
 
     packing_unit = None if packing_sigma is None else packing_sigma / 255.0
     run_store(config, file, StoreOptions(packing, packing_unit, _sigma(sigma), window, key), json, frame=frame)
@@ -223,8 +224,9 @@ def denoise(
     """
     from client.dicom_derived import Derivation
     from darkroom.batch_command import run_denoise_folder
-    from darkroom.commands import StoreOptions, run_denoise
+    from darkroom.commands import run_denoise
     from darkroom.error_report import told_as_json
+    from darkroom.store_options import StoreOptions
 
     packing_unit = None if packing_sigma is None else packing_sigma / 255.0
     options = StoreOptions(packing, packing_unit, _sigma(sigma), None, key, Derivation.fresh(anonymous=anonymize))
@@ -274,10 +276,10 @@ def serve_dicom(
     Example: [bold]darkroom serve-dicom --listen 10.0.0.7:11112 --allow-aet CT1 --send-to PACS@10.0.0.5:104
     --config hospital.toml[/bold]
     """
-    from darkroom.commands import StoreOptions
     from darkroom.pacs.addresses import parse_address, parse_aet, parse_peer
     from darkroom.pacs.command import PacsOptions, run_serve_dicom, tls_files
     from darkroom.pacs.receiver import Listening
+    from darkroom.store_options import StoreOptions
 
     tls = tls_files(tls_cert, tls_key, tls_ca)
     listening = Listening(

@@ -1,12 +1,7 @@
 """What each command does: read the configuration, call the hospital's library, show the result."""
 
-import contextlib
-import signal
 import tempfile
-import threading
 from collections.abc import Generator
-from dataclasses import dataclass, field
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -18,53 +13,29 @@ from torch import Tensor
 from client import acquisition, edge, model_owner, records
 from client.config import HospitalConfig, load_config
 from client.dicom_anonymous import CANNOT
-from client.dicom_derived import Derivation
 from client.doctor import check
 from client.files import PRIVATE_MODE, read_private, replacing
 from client.grants import issue_grant, parse_window
-from client.images import check_output, check_stack_output, read_stack, write_result, write_stack
+from client.images import check_output, read_stack, write_result
 from client.keys import create_noise_key, read_noise_key
 from client.model_file import load_model
 from client.origin import ImageStack, Origin, SourceImage, detached
-from client.progress import Step
 from client.records import ObjectRecord
 from client.report import build_report
 from client.waiting import patiently
 from darkroom import __version__
 from darkroom.exit_codes import ExitCode
-from darkroom.output import STDOUT, Stages, Teller, err, out, result_line, write_json
+from darkroom.file_denoising import denoise_file
+from darkroom.output import STDOUT, Stages, err, out, result_line, write_json
 from darkroom.sample import write_sample
 from darkroom.simulation import Simulation, find_model, shipped_models, simulation
+from darkroom.store_options import StoreOptions
 from proto.checks import CheckResult, passed
-from protocols.errors import BadInputError, DarkroomError
+from protocols.errors import BadInputError
 from protocols.identifiers import Identifier
 from protocols.packing import PackingMode, gaussian_leakage_bits, region_leakage_bits
 
 REGION_SIDE: Final = 32  # pixels: an organ's detail, on most modalities
-
-
-@dataclass(frozen=True)
-class StoreOptions:
-    """How an image is stored, and its result written. sigmas in units of the normalised range; None: estimated, or the default.
-
-    One for a whole run: the files of one series then become one series again.
-    """
-
-    packing: str
-    packing_sigma: float | None
-    sigma: float | None
-    window: str | None
-    key: Path | None
-    derivation: Derivation = field(default_factory=Derivation.fresh)
-
-    @property
-    def mode(self) -> PackingMode:
-        return PackingMode(self.packing)
-
-    @property
-    def duration(self) -> timedelta | None:
-        """Raises BadInputError."""
-        return None if self.window is None else parse_window(self.window)
 
 
 def run_up(folder: Path) -> None:
@@ -188,85 +159,6 @@ def _denoise_file(
     with Stages(err()) as stages:
         denoised, origin = denoise_file(config, file, output, model, options, stages, wait=wait)
     _show_denoised(denoised, origin, output, json_path)
-
-
-def denoise_file(
-    config: HospitalConfig, file: Path, output: Path, model: str, options: StoreOptions, stages: Teller, *, wait: float = 0.0
-) -> tuple[edge.Denoised, Origin]:
-    """Store, open and delete one file or one series, plane by plane, and write the result: whole, or not at all.
-
-    wait: seconds in which a busy server is asked again, for each plane.
-
-    The one way from a file to a result, for a single file, a folder (`darkroom.batch`) and a PACS (`darkroom.pacs`).
-    Of several planes, the costs are those of all, and the origin is the first one's. Raises DarkroomError.
-    """
-    config.require_edge()  # what would fail after storing fails before
-    stack = read_stack(file)
-    check_stack_output(output, stack, anonymous=options.derivation.anonymous)
-    results: list[edge.Denoised] = []
-    for number, image in enumerate(stack, start=1):
-        if stack.count > 1:
-            stages.tell("client", f"plane {number} of {stack.count}")
-        results.append(_denoise_plane(config, image, model, options, stages, wait))
-    write_stack(output, [each.pixels for each in results], stack, [each.provenance for each in results], options.derivation)
-    stages.tell("edge", f"wrote {output}")
-    if options.derivation.anonymous:
-        stages.tell("note", CANNOT)
-    return edge.combined(results), stack.plane(0).origin
-
-
-def _denoise_plane(
-    config: HospitalConfig, image: SourceImage, model: str, options: StoreOptions, stages: Teller, wait: float
-) -> edge.Denoised:
-    record = acquisition.store(
-        config,
-        image,
-        packing=options.mode,
-        packing_sigma=options.packing_sigma,
-        sigma=options.sigma,
-        window=options.duration,
-        progress=stages,
-    )
-    with deleting(config, record, stages):
-        return patiently(partial(edge.denoise, config, record.object_id, model=model, progress=stages), wait, stages)
-
-
-@contextlib.contextmanager
-def deleting(config: HospitalConfig, record: ObjectRecord, stages: Teller) -> Generator[None]:
-    """Delete the object at the end, however the block ends; an error of the block is raised before one of the deletion."""
-
-    def deleted(step: Step) -> None:
-        stages.tell(step.who, step.stage)  # not `stages(step)`, which may end the work: a deletion goes on to its end
-
-    try:
-        yield
-    except BaseException:
-        with uninterrupted():
-            try:
-                acquisition.delete(config, record.object_id, progress=deleted)
-            except DarkroomError as error:
-                stages.tell("note", str(error))
-        raise
-    with uninterrupted():
-        acquisition.delete(config, record.object_id, progress=deleted)
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Generator[None]:
-    """Put Ctrl-C off until an object is deleted: the calls have deadlines, and a share left behind would stay unnoticed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-    ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in ending}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if came:
-            signal.raise_signal(came[0])  # not lost: a batch or a service would go on with the next image
 
 
 def run_delete(config_file: Path, object_id: str, json_path: str | None) -> None:

@@ -25,8 +25,9 @@ from client.model_file import Model, load_model
 from client.origin import Kind, SourceImage
 from client.records import ObjectRecord
 from client.report import float_estimate, measure_exactness, measure_quality, write_report
-from darkroom.commands import deleting, push_models
+from darkroom.commands import push_models
 from darkroom.demo_view import Run, comparison_table, demo_report, panels
+from darkroom.file_denoising import deleting
 from darkroom.output import STDOUT, Stages, err, out, write_json
 from darkroom.picture import write_picture
 from darkroom.sample import sample_image

@@ -47,6 +47,13 @@ class PeerUnavailableError(DarkroomError):
         self.retry_seconds = retry_seconds
 
 
+def reworded(error: DarkroomError, message: str) -> DarkroomError:
+    """The same error in other words; when to try again, where the error says so, is kept."""
+    if isinstance(error, PeerUnavailableError):
+        return type(error)(message, retry_seconds=error.retry_seconds)
+    return type(error)(message)
+
+
 class BusyError(PeerUnavailableError):
     """A peer's queue is full: try again later."""
 

@@ -42,12 +42,12 @@ class RecordedStub:
         method = getattr(self._stub, name)
         link = f"{self._peer} {name}"
 
-        def call(request: Any, *, timeout: float) -> Any:
+        def call(request: Any, **options: Any) -> Any:  # timeout, and what else gRPC takes
             if isinstance(request, Iterator):
                 request = tapped(self._recorder, link, SENT, request)
             else:
                 self._recorder.message(link, SENT, request)
-            answer = method(request, timeout=timeout)
+            answer = method(request, **options)
             if hasattr(answer, "cancel"):
                 return RecordedCall(self._recorder, link, answer)
             self._recorder.message(link, RECEIVED, answer)

@@ -19,7 +19,7 @@ from client.config import load_config
 from client.dicom_derived import Derivation
 from darkroom.batch_command import deciding_options, require_model
 from darkroom.batch_manifest import salt_for
-from darkroom.commands import StoreOptions, denoise_file
+from darkroom.file_denoising import denoise_file
 from darkroom.output import Teller
 from darkroom.pacs.addresses import DicomPeer
 from darkroom.pacs.lanes import Bell, Denoising, Lane, Sending
@@ -27,6 +27,7 @@ from darkroom.pacs.receiver import Listening, Receiver, quiet_libraries, receivi
 from darkroom.pacs.sender import Destination
 from darkroom.pacs.spool import Stage, open_spool
 from darkroom.pacs.tls import TlsFiles
+from darkroom.store_options import StoreOptions
 from protocols.errors import ConfigurationError
 
 BUSY_SECONDS: Final = (

@@ -186,3 +186,15 @@ def test_delete_asks_both_servers_and_says_which_failed(hospital, servers, image
         delete(hospital, record.object_id)
     with pytest.raises(BadInputError, match="object id"):
         delete(hospital, "nonsense")
+
+
+def test_when_to_come_again_survives_the_undoing(hospital, servers, image, monkeypatch):
+    refusal = PeerUnavailableError("server B stops", retry_seconds=30)
+
+    def refuse(*_):
+        raise refusal
+
+    monkeypatch.setattr(acquisition, "_upload", refuse)
+    with pytest.raises(PeerUnavailableError) as stopped:
+        store(hospital, image)
+    assert stopped.value.retry_seconds == 30

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from darkroom.commands import uninterrupted
+from darkroom.file_denoising import uninterrupted
 from protocols.errors import PeerUnavailableError
 
 
