@@ -87,9 +87,9 @@ class RecordedServer(ServerService):
         self._recorder = recorder
         dealer: Any = self._evaluator._dealer
         dealer._stub = RecordedStub(recorder, "dealer", dealer._stub)
-        if self._leader is not None:
-            leader: Any = RecordedStub(recorder, "server-a", self._leader)
-            self._leader = leader
+        if self._lead_stub is not None:
+            leads: Any = RecordedStub(recorder, "server-a", self._lead_stub)
+            self._lead_stub = leads
 
     def Store(self, requests: Iterator[pb.StoreRequest], context: grpc.ServicerContext) -> pb.StoreReply:  # noqa: N802
         """Recorded."""

@@ -5,7 +5,8 @@ of any of them the weights are masked again, under a new push id, before the nex
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -27,7 +28,7 @@ from protocols.plan import masked_weights
 from protocols.prg import KEY_BYTES
 from protocols.unpicklable import Unpicklable
 from server.dealer_client import Boots
-from server.share_store import ShareStore
+from server.share_store import ShareStore, StoredShare
 
 MASK_SIZE: Final = (64, 64)  # weight shapes do not depend on the image (`linear` stands behind a pool),
 OTHER_SIZE: Final = (128, 192)  # which is checked at this size
@@ -126,27 +127,33 @@ class ModelRegistry:
         """Names of all models here."""
         return self._store.names()
 
-    def upload(self, header: pb.PushModelHeader, chunks: Iterable[bytes]) -> None:
-        """Keep this server's shares of a model; what was pushed under the name before is replaced."""
+    @contextmanager
+    def receiving(self, header: pb.PushModelHeader, chunks: Iterable[bytes]) -> Generator[Callable[[], PushedModel]]:
+        """Take in this server's shares of a model; they replace the model of that name when the block ends well.
+
+        Until then the older one stays in force, so that a push that ends half way leaves both servers with the same model.
+        Yields what reads the new one. Raises NetworkDescriptionError, and as `ShareStore.arriving`.
+        """
         network = Network.from_json(header.network)
         if network.parameter_shapes(*MASK_SIZE) != network.parameter_shapes(*OTHER_SIZE):
             raise NetworkDescriptionError("the model's weights depend on the size of the image: put a pool before `linear`")
-        expected = 0 if self._role is Role.A else weight_words(network) * ring.WORD_BYTES
+        words = weight_words(network)
         if len(header.seed) != (KEY_BYTES if self._role is Role.A else 0):
             raise RemoteProtocolError("server A takes a seed of 32 bytes, server B words")
-        weight_words(network)
-        self._store.write(header.name, header.SerializeToString(), chunks, expected, replace=True)
-        with self._lock:
-            self._masked.pop(header.name, None)
+        expected = 0 if self._role is Role.A else words * ring.WORD_BYTES
+        with self._store.arriving(header.name, header.SerializeToString(), chunks, expected, replace=True) as read:
+            yield lambda: self._pushed(header.name, read())
 
     def description(self, name: str) -> pb.PushModelHeader:
-        """The uploaded header. Raises NotFoundError."""
-        return self._read(name)[0]
+        """The uploaded header, without reading the weights. Raises NotFoundError."""
+        with self._naming(name):
+            header: pb.PushModelHeader = pb.PushModelHeader.FromString(self._store.read_header(name))
+        return header
 
-    def _read(self, name: str) -> tuple[pb.PushModelHeader, bytes]:
+    @contextmanager
+    def _naming(self, name: str) -> Generator[None]:
         try:
-            stored = self._store.read(name)
-            return pb.PushModelHeader.FromString(stored.header), stored.words
+            yield
         except NotFoundError as error:
             raise NotFoundError(
                 f"the model {name!r} is not on server {self._role.value}; push it with `darkroom model push`"
@@ -154,7 +161,12 @@ class ModelRegistry:
 
     def load(self, name: str) -> PushedModel:
         """Read the shares back. Raises NotFoundError."""
-        header, words = self._read(name)  # at once: a push that replaces the model may come at any time
+        with self._naming(name):
+            stored = self._store.read(name)  # at once: a push that replaces the model may come at any time
+        return self._pushed(name, stored)
+
+    def _pushed(self, name: str, stored: StoredShare) -> PushedModel:
+        header, words = pb.PushModelHeader.FromString(stored.header), stored.words
         network = Network.from_json(header.network)
         shapes = network.parameter_shapes(*MASK_SIZE)
         total = weight_words(network)
@@ -175,10 +187,11 @@ class ModelRegistry:
         return entry if entry is not None and (entry.upload_id, entry.boots) == (upload_id, boots) else None
 
     def last_push(self, name: str) -> str:
-        """The push id in force, or an empty string."""
+        """The push id in force, or an empty string. Raises NotFoundError."""
         with self._lock:
             entry = self._masked.get(name)
-        return str(entry.push_id) if entry else ""
+        in_force = entry is not None and entry.upload_id == self.description(name).session_id
+        return str(entry.push_id) if entry is not None and in_force else ""
 
     def register(self, name: str, masked: MaskedModel) -> None:
         """Keep a fresh masked form."""

@@ -3,7 +3,7 @@
 import resource
 import threading
 from collections import OrderedDict
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from time import monotonic
 from typing import Final
 
@@ -35,7 +35,7 @@ from server.evaluation import Abort, EvaluationRequest, Evaluator, Outcome
 from server.grants import verify_grant
 from server.limits import call_limits, queue_of
 from server.metrics import ServerMetrics
-from server.models import ModelRegistry
+from server.models import ModelRegistry, PushedModel
 from server.peer_channel import MeetingPoint, PeerChannel
 from server.queued_image import QueuedImage
 from server.session_log import public_fields, rounded
@@ -77,6 +77,7 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
         self.metrics = ServerMetrics(config.role, self._turns, self._objects)
         workers.on_restart = self._restarted
         self._leader = open_channel(config.identity, config.leader) if config.leader else None
+        self._lead_stub = rpc.PeerLinkStub(self._leader) if self._leader else None
         if self._leader is not None and config.leader is not None:
             self._peers.append((self._leader, config.leader.name))
 
@@ -149,7 +150,7 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
             caller = self._callers.require(context, "edge")
             call.note_id("session", request.session_id)
             with self._admission.place(caller), self._turns.enter(stop.interrupt) as place:
-                stop.also(place.leave)
+                stop.also(place.abandon)
                 self._begin_session(request.session_id)
                 task, image = self._checked(request, caller)
                 call.note(object=task.object_id)
@@ -172,12 +173,18 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
         blind = packing_from_wire(image.header.packing) is PackingMode.BLIND
         if len(request.noise_key) != (0 if blind else KEY_BYTES):
             raise RemoteProtocolError("blind objects are opened without a noise key, others with 32 bytes")
+
+        def share_in_window() -> bytes:
+            """The share when the turn has come, if the window is still open then."""
+            verify_grant(request.grant, self._config.grant_key, object_id=object_id, caller=caller)
+            return image.share()
+
         task = EvaluationRequest(
             session_id=str(SessionId(request.session_id)),
             object_id=str(object_id),
             model=request.model,
             stored=image.header,
-            image_share=image.share,
+            image_share=share_in_window,
             noise_key=request.noise_key,
             sigma_share=request.sigma_share,
         )
@@ -295,17 +302,17 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
         with answering(context, "PushModel", self.metrics, cancelled=lambda: stop.cancelled) as call:
             caller = self._callers.require(context, "model-owner")
             with self._admission.place(caller), self._turns.enter(stop.interrupt) as place:
-                stop.also(place.leave)
+                stop.also(place.abandon)
                 header = next(requests, pb.PushModelRequest()).header
                 call.note_id("session", header.session_id)
                 self._begin_session(header.session_id)
-                self._models.upload(header, _chunks_only(requests))
-                push_id = self._mask(header.session_id, header.name, stop, place)
+                with self._models.receiving(header, _chunks_only(requests)) as received:
+                    push_id = self._mask(header.session_id, received, stop, place)
             self.metrics.maskings.inc()
             log.info("model pushed", model=header.name, push=push_id, seconds=rounded(monotonic() - started), **call.fields)
         return pb.PushModelReply(push_id=push_id)
 
-    def _mask(self, session_id: str, name: str, stop: Abort, place: Place) -> str:
+    def _mask(self, session_id: str, received: Callable[[], PushedModel], stop: Abort, place: Place) -> str:
         if self._role is Role.A:
             channel = self._met(session_id, UPLOAD_SECONDS, stop, place)
         else:
@@ -315,7 +322,7 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
             order = channel.expect("order").order if self._role is Role.B else None
             for _ in place.turn():
                 pass  # a model owner is told nothing while it waits
-            model = self._models.load(name)
+            model = received()
             if order is None:
                 boots = Boots(str(self._evaluator.boot_id), channel.boot)
                 return str(self._evaluator.lead_masking(channel, session_id, model, boots).push_id)
@@ -367,13 +374,13 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
 
     def _dial(self, session_id: str) -> PeerChannel:
         """Open our stream to A. Run by server B."""
-        if self._leader is None:
+        if self._leader is None or self._lead_stub is None:
             raise ConfigurationError("server A has no leader to dial")
         wait_for_reconnection(self._leader)
         channel = PeerChannel(Role.A, address=self._config.leader.address if self._config.leader else "")
         hello = pb.PeerHello(session_id=session_id, boot_b=str(self._evaluator.boot_id))
         channel.send(pb.PeerMessage(hello=hello))
-        call = rpc.PeerLinkStub(self._leader).Follow(channel.outgoing(), timeout=SESSION_SECONDS)
+        call = self._lead_stub.Follow(channel.outgoing(), timeout=SESSION_SECONDS)
         channel.attach(call, cancel=call.cancel)
         return channel
 

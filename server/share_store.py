@@ -9,7 +9,8 @@ import re
 import secrets
 import struct
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -49,35 +50,29 @@ class ShareStore:
         return sorted(path.stem for path in self._folder.glob("*.share"))
 
     def write(self, name: str, header: bytes, chunks: Iterable[bytes], total_bytes: int, *, replace: bool) -> None:
-        """Store a share as its chunks arrive.
+        """Store a share as its chunks arrive. Raises as `arriving`."""
+        with self.arriving(name, header, chunks, total_bytes, replace=replace):
+            pass
 
-        Raises BadInputError: the name is taken (and not `replace`). RemoteProtocolError: too few or too many bytes.
-        PeerUnavailableError: the disk is full.
+    @contextmanager
+    def arriving(
+        self, name: str, header: bytes, chunks: Iterable[bytes], total_bytes: int, *, replace: bool
+    ) -> Generator[Callable[[], StoredShare]]:
+        """Take a share in as its chunks arrive; it is stored under its name when the block ends well, and dropped otherwise.
+
+        Yields what reads it meanwhile. Raises BadInputError: the name is taken (and not `replace`). RemoteProtocolError: too few
+        or too many bytes. PeerUnavailableError: the disk is full.
         """
         path = self._path(name)
         self._refuse_taken(name, replace)
         part = self._folder / f".{name}.{secrets.token_hex(4)}.part"
         try:
-            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(_LENGTH.pack(len(header)) + header)
-                received = 0
-                for chunk in chunks:
-                    received += len(chunk)
-                    if received > total_bytes:
-                        raise RemoteProtocolError(f"the share has more than the {total_bytes} bytes that its shape says")
-                    file.write(chunk)
-                if received != total_bytes:
-                    raise RemoteProtocolError(f"the share has {received} bytes; its shape says {total_bytes}")
-                file.flush()
-                os.fsync(file.fileno())
-            with self._placing:
+            with _on_our_disk():
+                _write_part(part, header, chunks, total_bytes)
+            yield lambda: _parsed(part.read_bytes())
+            with _on_our_disk(), self._placing:
                 self._refuse_taken(name, replace)  # another upload of the same name may have been faster
                 part.replace(path)
-        except OSError as error:
-            raise PeerUnavailableError(
-                f"this server cannot store the share: {error.strerror}; its operator must see to the disk of its store"
-            ) from error
         finally:
             part.unlink(missing_ok=True)
 
@@ -91,9 +86,7 @@ class ShareStore:
             content = self._path(name).read_bytes()
         except FileNotFoundError as error:
             raise NotFoundError(f"{name} is not stored on this server") from error
-        (length,) = _LENGTH.unpack_from(content)
-        start = _LENGTH.size
-        return StoredShare(content[start : start + length], content[start + length :])
+        return _parsed(content)
 
     def read_header(self, name: str) -> bytes:
         """The header message alone. Raises NotFoundError."""
@@ -120,3 +113,35 @@ class ShareStore:
             self._path(name).unlink()
         except FileNotFoundError as error:
             raise NotFoundError(f"{name} is not stored on this server") from error
+
+
+def _write_part(part: Path, header: bytes, chunks: Iterable[bytes], total_bytes: int) -> None:
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(_LENGTH.pack(len(header)) + header)
+        received = 0
+        for chunk in chunks:
+            received += len(chunk)
+            if received > total_bytes:
+                raise RemoteProtocolError(f"the share has more than the {total_bytes} bytes that its shape says")
+            file.write(chunk)
+        if received != total_bytes:
+            raise RemoteProtocolError(f"the share has {received} bytes; its shape says {total_bytes}")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _parsed(content: bytes) -> StoredShare:
+    (length,) = _LENGTH.unpack_from(content)
+    start = _LENGTH.size
+    return StoredShare(content[start : start + length], content[start + length :])
+
+
+@contextmanager
+def _on_our_disk() -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise PeerUnavailableError(
+            f"this server cannot store the share: {error.strerror}; its operator must see to the disk of its store"
+        ) from error

@@ -75,17 +75,18 @@ class WorkerPool:
                 self._spare = WorkerProcess(self._module)
 
     def require_warm(self) -> None:
-        """Raises PeerUnavailableError where the warm worker had ended; the next is then started already.
+        """Raises PeerUnavailableError where the warm worker had ended; the next is started when it is needed.
 
-        While an evaluation is under way there is none, and none is missing.
+        Not here: a worker is killed when the thread that started it ends (prctl's PDEATHSIG is of the thread), and who asks this
+        may be short-lived. While an evaluation is under way there is no warm worker, and none is missing.
         """
         with self._lock:
             if self._spare is None or self._spare.running:
                 return
             self._spare.stop()
-            self._spare = WorkerProcess(self._module)
+            self._spare = None
         self.on_restart()
-        raise PeerUnavailableError("the warm worker process had ended: out of memory? see this server's log; the next starts")
+        raise PeerUnavailableError("the warm worker process had ended: out of memory? see this server's log")
 
     def close(self) -> None:
         """Stop the spare."""

@@ -12,6 +12,7 @@ from protocols.errors import (
     MaterialReusedError,
     NetworkDescriptionError,
     NotFoundError,
+    PeerUnavailableError,
     RemoteProtocolError,
 )
 from protocols.identifiers import PushId, Role
@@ -43,7 +44,8 @@ def upload(registries, network=EVERY_LAYER, *, session="5" * 32, seed=1, name="b
     for role, registry in registries.items():
         part = pair.seed if role is Role.A else b""
         header = pb.PushModelHeader(session_id=session, name=name, network=network.to_json(), seed=part)
-        registry.upload(header, [] if role is Role.A else [ring.to_bytes(pair.words)])
+        with registry.receiving(header, [] if role is Role.A else [ring.to_bytes(pair.words)]):
+            pass
     return encoded
 
 
@@ -236,7 +238,8 @@ REFUSED_AT_A = {
 def test_uploads_that_a_refuses(registries, name):
     head, chunks, kind, message = REFUSED_AT_A[name]
     with pytest.raises(kind, match=message):
-        registries[Role.A].upload(head, chunks)
+        with registries[Role.A].receiving(head, chunks):
+            pass
     assert registries[Role.A].names() == []
 
 
@@ -247,7 +250,8 @@ def test_uploads_that_a_refuses(registries, name):
 )
 def test_uploads_that_b_refuses(registries, head, words):
     with pytest.raises(RemoteProtocolError):
-        registries[Role.B].upload(head, [bytes(8 * (weight_words(EVERY_LAYER) + words))])
+        with registries[Role.B].receiving(head, [bytes(8 * (weight_words(EVERY_LAYER) + words))]):
+            pass
     assert registries[Role.B].names() == []
 
 
@@ -258,7 +262,26 @@ def test_a_model_beyond_reason_is_refused_before_it_is_read(registries):
 
     huge = Network((Conv("c", IMAGE_WIRE, 4096, 1), Conv("d", "c", 4096, 3, padding=1)))
     with pytest.raises(RemoteProtocolError, match="at most 134217728 are supported"):
-        registries[Role.B].upload(header(network=huge.to_json(), seed=b""), endless())
+        with registries[Role.B].receiving(header(network=huge.to_json(), seed=b""), endless()):
+            pass
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_a_push_that_ends_half_way_leaves_the_older_model(registries, tmp_path, role):
+    """As where the other server is busy, or goes: both must be left with the same model."""
+    upload(registries, seed=1)
+    registry, before = registries[role], registries[role].load("base")
+    seed = bytes(32) if role is Role.A else b""
+    new = pb.PushModelHeader(session_id="7" * 32, name="base", network=EVERY_LAYER.to_json(), seed=seed)
+    words = [] if role is Role.A else [bytes(8 * weight_words(EVERY_LAYER))]
+    with pytest.raises(PeerUnavailableError):
+        with registry.receiving(new, words) as received:
+            assert received().upload_id == "7" * 32
+            raise PeerUnavailableError("server B is busy")
+    after = registry.load("base")
+    assert after.upload_id == before.upload_id == "5" * 32
+    assert all(torch.equal(after.shares[name], share) for name, share in before.shares.items())
+    assert [path.name for path in (tmp_path / role.value).iterdir()] == ["base.share"]
 
 
 def test_a_model_that_is_not_there(registries):

@@ -255,6 +255,20 @@ def test_a_grant_comes_before_what_is_stored(service):
     assert caught.value.status is grpc.StatusCode.PERMISSION_DENIED
 
 
+def test_the_window_must_still_be_open_when_the_turn_comes(service, role, monkeypatch):
+    store(service, role)
+    monkeypatch.setattr(service._models, "description", lambda _: None)
+    task, _ = service._checked(request(), "edge")
+    assert len(task.image_share()) > 0
+
+    def closed(*_, **__):
+        raise AccessDenied("the window has closed")
+
+    monkeypatch.setattr(service_module, "verify_grant", closed)
+    with pytest.raises(AccessDenied):
+        task.image_share()
+
+
 def test_a_session_is_used_once_even_when_it_failed(service):
     for message in ("is not stored", "was seen before; sessions are used once"):
         with pytest.raises(Refused, match=message):
