@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PYTHON TORCH_INDEX
 PACKAGES := pyproject.toml constraints.txt scripts/setup.sh
 
-.PHONY: help setup demo test check lint unit integration evaluation bench quality security clean
+.PHONY: help setup demo test check lint unit integration failures evaluation bench quality security clean
 
 help:
 	@echo "make setup   virtual environment in .venv (says what it downloads)"
@@ -50,12 +50,15 @@ check: .venv/.dev
 unit: .venv/.dev
 	$(BIN)/pytest -q -m "not integration and not slow and not evaluation" $(ARGS)
 
-# The live half: integration tests beside the short form of the security evaluation, one core each.
+# The live half, two at a time on two cores: failures and everything else live, and the short form of the security evaluation.
 test: check
-	@$(MAKE) --no-print-directory -j2 integration evaluation
+	@$(MAKE) --no-print-directory -j2 integration failures evaluation
 
 integration: .venv/.dev
-	$(BIN)/pytest -q -rs -m "(integration or slow) and not evaluation" $(ARGS)
+	$(BIN)/pytest -q -rs -m "(integration or slow) and not failures and not evaluation" $(ARGS)
+
+failures: .venv/.dev
+	$(BIN)/pytest -q -rs -m failures $(ARGS)
 
 evaluation: .venv/.dev
 	$(BIN)/pytest -v -m evaluation $(ARGS)

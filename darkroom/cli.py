@@ -273,8 +273,7 @@ def serve_dicom(
 
     What is received is on disk before it is acknowledged; a restart goes on with it. docs/pacs.md says how to set it up.
 
-    Example: [bold]darkroom serve-dicom --listen 10.0.0.7:11112 --allow-aet CT1 --send-to PACS@10.0.0.5:104
-    --config hospital.toml[/bold]
+    Example: [bold]darkroom serve-dicom --listen 127.0.0.1:11112 --send-to PACS@127.0.0.1:4242 --config sim/hospital.toml[/bold]
     """
     from darkroom.pacs.addresses import parse_address, parse_aet, parse_peer
     from darkroom.pacs.command import PacsOptions, run_serve_dicom, tls_files

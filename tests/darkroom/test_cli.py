@@ -38,7 +38,8 @@ def darkroom(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     """Run the entry point with these arguments, in this process: torch takes seconds to load."""
     monkeypatch.setenv("COLUMNS", "120")
     for name in ("GRPC_VERBOSITY", "DARKROOM_LOG", "DARKROOM_DEBUG", "DARKROOM_CONFIG"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that what `main` sets is taken back: later tests start parties
+        monkeypatch.delenv(name)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
 
     def run(*arguments: str | Path) -> Done:

@@ -45,6 +45,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.integration)
+            if item.path.name.startswith("test_failures_"):
+                item.add_marker(pytest.mark.failures)
 
 
 @pytest.fixture(scope="session")

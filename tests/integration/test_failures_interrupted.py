@@ -93,7 +93,10 @@ HELD: dict[str, tuple[str, Callable[[Given], tuple[object, ...]]]] = {
     ),
     "delete": ("client-a", lambda g: ("delete", g.object_id, *g.config("client.toml"))),
     "doctor": ("client-a", lambda g: ("doctor", *g.config("hospital.toml"))),
-    "model push": ("dealer-a", lambda g: ("model", "push", g.model, *g.config("model-owner.toml"))),
+    "model push": (
+        "client-a",  # on dealer-a servers ask whether the dealer is alive, push or no push
+        lambda g: ("model", "push", g.model, *g.config("model-owner.toml")),
+    ),
     "model list": ("client-a", lambda g: ("model", "list", *g.config("hospital.toml"))),
 }
 

@@ -20,7 +20,6 @@ STEPS = {
     "waiting": (("server B", "waiting for server A"), "dealer-a", 0),
     "dealing": (("server B", "dealing"), "dealer-b", 0),
     "evaluating": (("server B", "evaluating"), "peer", HELD_BYTES),
-    "result from A": (("server A", "sending the result"), "client-a", HELD_BYTES),
     "result from B": (("server B", "sending the result"), "client-b", HELD_BYTES),
 }
 NAMES = {"server-a": "server A", "server-b": "server B", "dealer": "the dealer"}
@@ -34,7 +33,6 @@ KILLED = [
     ("dealing", "dealer"),
     ("evaluating", "server-a"),
     ("evaluating", "server-b"),
-    ("result from A", "server-a"),
     ("result from B", "server-b"),
 ]
 

@@ -48,6 +48,7 @@ def test_from_a_modality_through_darkroom_into_orthanc(cluster: Simulation, conf
             send(service, SOURCE)
             service.until("Orthanc has the result", lambda: len(pacs.get("/instances")) == 1)
             service.until("the spool is empty", lambda: service.waiting("outgoing") == 0)
+        service.until("the delivery is logged", lambda: '"event": "delivered"' in service.log)
         (instance,) = pacs.get("/instances")
         tags = pacs.get(f"/instances/{instance}/simplified-tags")
     assert tags["StudyInstanceUID"] == source.StudyInstanceUID
@@ -60,7 +61,6 @@ def test_from_a_modality_through_darkroom_into_orthanc(cluster: Simulation, conf
         service.spool / name for name in (".lock", ".salt")
     ]
     assert held_objects(cluster, config) == before, "objects were left behind"
-    assert '"event": "delivered"' in service.log
     assert "STRANGER" in service.log
     require_no_patient(service.log, source)
 

@@ -274,10 +274,14 @@ def test_a_push_that_ends_half_way_leaves_the_older_model(registries, tmp_path, 
     seed = bytes(32) if role is Role.A else b""
     new = pb.PushModelHeader(session_id="7" * 32, name="base", network=EVERY_LAYER.to_json(), seed=seed)
     words = [] if role is Role.A else [bytes(8 * weight_words(EVERY_LAYER))]
-    with pytest.raises(PeerUnavailableError):
+
+    def push():
         with registry.receiving(new, words) as received:
             assert received().upload_id == "7" * 32
             raise PeerUnavailableError("server B is busy")
+
+    with pytest.raises(PeerUnavailableError):
+        push()
     after = registry.load("base")
     assert after.upload_id == before.upload_id == "5" * 32
     assert all(torch.equal(after.shares[name], share) for name, share in before.shares.items())
