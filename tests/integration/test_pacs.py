@@ -23,7 +23,7 @@ from tests.integration.held_objects import held_objects
 
 pytestmark = pytest.mark.timeout(400)  # several programs, on a loaded machine
 SOURCE = Path(get_testdata_file("CT_small.dcm"))
-COLOUR = Path(get_testdata_file("SC_rgb.dcm"))
+COLOUR = Path(get_testdata_file("SC_rgb_small_odd.dcm", download=False))
 
 
 def send(service: Service, *files: Path) -> None:
