@@ -150,7 +150,7 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
             caller = self._callers.require(context, "edge")
             call.note_id("session", request.session_id)
             with self._admission.place(caller), self._turns.enter(stop.interrupt) as place:
-                stop.also(place.abandon)
+                stop.also(place.leave)
                 self._begin_session(request.session_id)
                 task, image = self._checked(request, caller)
                 call.note(object=task.object_id)
@@ -302,7 +302,7 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
         with answering(context, "PushModel", self.metrics, cancelled=lambda: stop.cancelled) as call:
             caller = self._callers.require(context, "model-owner")
             with self._admission.place(caller), self._turns.enter(stop.interrupt) as place:
-                stop.also(place.abandon)
+                stop.also(place.leave)
                 header = next(requests, pb.PushModelRequest()).header
                 call.note_id("session", header.session_id)
                 self._begin_session(header.session_id)

@@ -114,15 +114,6 @@ class TurnQueue:
             self._holder, self._began = place, self._clock()
             return None
 
-    def _abandon(self, place: "Place") -> None:
-        with self._condition:
-            if place is self._holder:
-                return  # its evaluation is still being stopped: the next begins when that has ended
-            self._places.discard(place)
-            if place in self._line:
-                self._line.remove(place)
-            self._condition.notify_all()
-
     def _leave(self, place: "Place", *, done: bool) -> None:
         with self._condition:
             self._places.discard(place)
@@ -177,15 +168,8 @@ class Place:
         if self.dropped:
             raise shutting_down(self._queue._name)
 
-    def abandon(self) -> None:
-        """The caller has gone: give the place back if its turn has not come, and wake the thread that waits in it.
-
-        Who has the turn keeps it until `leave`, when the worker is stopped: evaluations never overlap.
-        """
-        self._queue._abandon(self)
-
     def leave(self, *, done: bool = False) -> None:
-        """Give the place (and the turn) back. A second call does nothing.
+        """Give the place (and the turn) back; a thread that waits in it is woken. A second call does nothing.
 
         done: the evaluation was made, and its time counts for the estimate.
         """

@@ -1,7 +1,7 @@
 """Messages too short, too long, repeated, out of order, from valid identities on each call: refused, and the server stays up."""
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -9,18 +9,16 @@ import pytest
 from client import acquisition, edge
 from client.config import HospitalConfig
 from client.model_file import Model
-from client.model_owner import encode_weights, list_models, push_model
+from client.model_owner import list_models, push_model
 from client.records import ObjectRecord
 from darkroom.exit_codes import ExitCode, exit_code_of
 from darkroom.simulation import Simulation
 from proto import darkroom_pb2 as pb
 from proto import darkroom_pb2_grpc as rpc
-from proto.transport import MAX_MESSAGE_BYTES, chunks, open_channel
+from proto.transport import MAX_MESSAGE_BYTES, open_channel
 from protocols.errors import DarkroomError
 from protocols.identifiers import ObjectId, Role, SessionId
 from protocols.prg import fresh_key
-from protocols.ring import to_bytes
-from protocols.sharing import share
 from security.false_server_b import EdgeCall, FalseServerB, denoise_request
 from security.site_access import identity, peer
 from tests.integration.conftest import NETWORK, picture
@@ -204,21 +202,16 @@ def test_after_all_that_a_good_request_works(config: HospitalConfig, record: Obj
 # --- a model at one server, or two models of one name ---
 
 
-def push_to_one(cluster: Simulation, model: Model, name: str, role: Role) -> None:
-    """Upload to one server alone, and break off while it waits for the other."""
-    shares = share(encode_weights(model))
-    first = model_head(role, name=name, seed=shares.seed if role is Role.A else b"")
-    content = to_bytes(shares.words) if role is Role.B else b""
-    requests = [first, *(pb.PushModelRequest(chunk=chunk) for chunk in chunks(content))]
-    letter = role.value.lower()
+def leave_new_at_one(cluster: Simulation, config: HospitalConfig, model: Model, name: str, role: Role) -> None:
+    """Push, then set the other server's disk back to what it was before: a push itself leaves no such thing."""
+    letter = role.peer.value.lower()
     path = cluster.site.folder(f"server-{letter}") / f"{letter}.store" / "models" / f"{name}.share"
-    before = path.stat().st_mtime_ns if path.exists() else 0
-    with open_channel(identity(cluster, "model-owner"), peer(cluster, f"server-{letter}")) as channel:
-        call = rpc.ServerStub(channel).PushModel.future(iter(requests), timeout=SECONDS)
-        wait_until(lambda: path.exists() and path.stat().st_mtime_ns != before, "it was not stored")
-        call.cancel()
-        with suppress(grpc.FutureCancelledError):
-            call.result()
+    before = path.read_bytes() if path.exists() else None
+    push_model(config, replace(model, name=name))
+    if before is None:
+        path.unlink()
+    else:
+        path.write_bytes(before)
 
 
 @pytest.mark.parametrize("role", Role)
@@ -226,7 +219,7 @@ def test_a_model_that_one_server_has(
     cluster: Simulation, config: HospitalConfig, model: Model, record: ObjectRecord, role: Role
 ) -> None:
     name = f"only-{role.value.lower()}"
-    push_to_one(cluster, model, name, role)
+    leave_new_at_one(cluster, config, model, name, role)
     with pytest.raises(DarkroomError) as caught:
         edge.denoise(config, record.object_id, model=name)
     other = role.peer.value
@@ -240,7 +233,7 @@ def test_a_model_that_one_server_has(
 def test_two_models_of_one_name(
     cluster: Simulation, config: HospitalConfig, model: Model, record: ObjectRecord, role: Role
 ) -> None:
-    push_to_one(cluster, model, "tiny", role)
+    leave_new_at_one(cluster, config, model, "tiny", role)
     with pytest.raises(DarkroomError) as caught:
         edge.denoise(config, record.object_id, model="tiny")
     assert "They hold different uploads of this model: push it again with `darkroom model push`" in str(caught.value)

@@ -179,22 +179,6 @@ def test_who_leaves_while_waiting_is_woken_and_the_others_move_up(clock):
     assert queue.waiting == 1
 
 
-def test_who_goes_while_waiting_is_woken_and_who_goes_in_its_turn_keeps_it(clock):
-    queue = make(clock)
-    holder = take(queue)
-    waiting = Waiter(queue.enter())
-    waiting.says("waiting: 1 ahead")
-    holder.abandon()  # its edge has gone: its evaluation is still being stopped, and nobody else begins
-    assert queue.busy
-    assert queue.waiting == 1
-    waiting.place.abandon()
-    waiting.ended.join(SECONDS)
-    assert "cancelled while it waited" in str(waiting.error)
-    assert queue.waiting == 0
-    holder.leave()
-    assert not queue.busy
-
-
 def test_a_place_that_was_left_before_the_line_gets_no_turn(clock):
     queue = make(clock)
     place = queue.enter()
