@@ -144,11 +144,12 @@ class Fitting:
             group["lr"] = rate
         chosen = self.settings
         patches = draw_patches(self._training, chosen.patches, chosen.noise, seed=settings.seed, step=state.step)
-        loss = loss_of(self.network, self._weights, patches)
         press = torch.zeros(())
-        if chosen.pressure.strength:
-            offer = self._nursery.offer(state.step, len(self._probe.names))
-            press = pressure(self._probe, self._weights, offer, chosen.pressure.limit)
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bfloat16"):
+            loss = loss_of(self.network, self._weights, patches)
+            if chosen.pressure.strength:
+                offer = self._nursery.offer(state.step, len(self._probe.names))
+                press = pressure(self._probe, self._weights, offer, chosen.pressure.limit)
         self._optimiser.zero_grad(set_to_none=True)
         (loss + chosen.pressure.strength * press).backward()  # type: ignore[no-untyped-call]
         norm = float(torch.nn.utils.clip_grad_norm_(list(self._weights.values()), settings.clip_norm))
