@@ -24,7 +24,8 @@ from client.model_file import Model, load_model
 from protocols.fixed_point import FRAC_BITS
 from protocols.network import Conv, Linear, Network
 from protocols.ring import ConvGeometry
-from server.crypten_engine import CrypTenEvaluation, SharedModel
+from protocols.shared_model import SharedModel
+from server.crypten_engine import CrypTenEvaluation
 from server.crypten_runtime import import_crypten
 
 

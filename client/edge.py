@@ -104,12 +104,13 @@ def denoise(
     model: str,
     sigma: float | None = None,
     master_key: MasterKey | None = None,
+    engine: str = "",
     progress: Progress = silent,
 ) -> Denoised:
     """Open a window on one object and have it denoised. Run by the edge.
 
     sigma: acquisition noise in units of the normalised range; the record's where it is None. master_key: derive the noise
-    keys from this one instead of taking the record's.
+    keys from this one instead of taking the record's. engine: one of protocols.engines.ENGINES; "": the servers choose.
     Raises NotFoundError: no such object. IntegrityError: a wrong key, found before anything is sent; or a result that fails its
     check. BadInputError: a sigma out of range. ConfigurationError, AccessDenied, PeerUnavailableError, RemoteProtocolError.
     """
@@ -119,7 +120,7 @@ def denoise(
     check_keys(keys, record.nonce, record.key_check)
     acquisition = record.sigma if sigma is None else sigma
     level = check_noise_level(acquisition, record.packing, record.packing_sigma)
-    requests = denoise_requests(record, keys, model, level)
+    requests = denoise_requests(record, keys, model, level, engine)
     with connect(config, identity) as connections:
         progress(Step("edge", f"opened a window on {record.height}x{record.width} ({record.packing.value})"))
         answers = _call_both(connections, requests, record, progress)
@@ -166,7 +167,9 @@ def combined(results: Sequence[Denoised]) -> Denoised:
     )
 
 
-def denoise_requests(record: ObjectRecord, keys: NoiseKeys, model: str, level: float) -> dict[Role, pb.DenoiseRequest]:
+def denoise_requests(
+    record: ObjectRecord, keys: NoiseKeys, model: str, level: float, engine: str = ""
+) -> dict[Role, pb.DenoiseRequest]:
     """One request for each server, under one fresh session id: its own noise key, its own share of the noise level."""
     session = SessionId.fresh()
     shared = share(encode(torch.tensor([level], dtype=torch.float64)))
@@ -179,6 +182,7 @@ def denoise_requests(record: ObjectRecord, keys: NoiseKeys, model: str, level: f
             grant=record.grant,
             noise_key=b"" if record.packing is PackingMode.BLIND else keys.of(role),
             sigma_share=sigma_share[role],
+            engine=engine,
         )
         for role in Role
     }

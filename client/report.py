@@ -147,7 +147,7 @@ def _cost(denoised: Denoised) -> dict[str, Any]:
         "sent_bytes": {role.value: cost.sent_bytes for role, cost in costs.items()},
         "dealt_bytes": {role.value: cost.dealt_bytes for role, cost in costs.items()},
         "rounds": max(cost.rounds for cost in costs.values()),
-        "flags": 0,  # this engine's truncation raises none
+        "flags": max(cost.flags for cost in costs.values()),
         "peak_rss_bytes": {role.value: cost.peak_rss_bytes for role, cost in costs.items()}
         | {"dealer": max(cost.dealer_peak_rss_bytes for cost in costs.values())},
     }

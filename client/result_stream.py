@@ -34,6 +34,7 @@ class ServerCost:
     rounds: int
     peak_rss_bytes: int
     dealer_peak_rss_bytes: int
+    flags: int = 0  # evaluations that were repeated, because a truncation was flagged
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +104,7 @@ class ResultReader(Unpicklable):
                 cost.rounds,
                 cost.peak_rss_bytes,
                 cost.dealer_peak_rss_bytes,
+                cost.flags,
             ),
             PushId(header.push_id),
             header.engine[:MAX_STAGE_LENGTH],

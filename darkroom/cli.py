@@ -76,6 +76,14 @@ WaitOption = Annotated[
         "--wait", metavar="SECONDS", min=0.0, help="Where a server is busy, wait and ask again for so long. Default: 0."
     ),
 ]
+EngineOption = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        metavar="E",
+        help="masked, or crypten (the general one). Default: masked, where it has every layer of the model.",
+    ),
+]
 SIGMA_HELP: Final = "Acquisition noise in 1/255 of the range, or auto (estimated)."
 
 
@@ -92,6 +100,15 @@ def _sigma(text: str | None) -> float | None:
             f"{text!r} is neither auto nor a number of at least 0, in 1/255 of the range", param_hint="--sigma"
         )
     return value / 255.0
+
+
+def _engine(text: str | None) -> str:
+    """An engine's name, or "" for the servers' choice. Raises typer.BadParameter."""
+    from protocols.engines import ENGINES
+
+    if text is not None and text not in ENGINES:
+        raise typer.BadParameter(f"{text!r} is unknown; known are {', '.join(ENGINES)}", param_hint="--engine")
+    return text or ""
 
 
 def _version(asked: bool) -> None:
@@ -208,6 +225,7 @@ def denoise(
     jobs: Annotated[int, typer.Option("--jobs", metavar="N", min=1, max=16, help="Images of a DIR at a time.")] = 1,
     redo: Annotated[bool, typer.Option("--redo", help="Of a DIR: also the images that are done already.")] = False,
     wait: WaitOption = 0.0,
+    engine: EngineOption = None,
     json: JsonOption = None,
 ) -> None:
     """Have a stored image denoised and put the result together. With a FILE or DIR: store, open and delete in one.
@@ -229,7 +247,9 @@ def denoise(
     from darkroom.store_options import StoreOptions
 
     packing_unit = None if packing_sigma is None else packing_sigma / 255.0
-    options = StoreOptions(packing, packing_unit, _sigma(sigma), None, key, Derivation.fresh(anonymous=anonymize))
+    options = StoreOptions(
+        packing, packing_unit, _sigma(sigma), None, key, Derivation.fresh(anonymous=anonymize), _engine(engine)
+    )
     if Path(source).is_dir() and not series:
         run_denoise_folder(config, Path(source), output, model, options, json, jobs=jobs, redo=redo)
     else:

@@ -145,7 +145,15 @@ def _denoise_object(
     check_output(output, origin, anonymous=options.derivation.anonymous)
     master_key = None if options.key is None else read_noise_key(options.key)
     with Stages(err()) as stages:
-        attempt = partial(edge.denoise, config, record.object_id, model=model, sigma=options.sigma, master_key=master_key)
+        attempt = partial(
+            edge.denoise,
+            config,
+            record.object_id,
+            model=model,
+            sigma=options.sigma,
+            master_key=master_key,
+            engine=options.engine,
+        )
         denoised = patiently(partial(attempt, progress=stages), wait, stages)
         write_result(output, denoised.pixels, origin, denoised.provenance, options.derivation)
         if options.derivation.anonymous:

@@ -81,7 +81,8 @@ def _denoise_plane(
     )
     record = patiently(store, wait, stages)  # each attempt under a fresh nonce and id
     with deleting(config, record, stages):
-        return patiently(partial(edge.denoise, config, record.object_id, model=model, progress=stages), wait, stages)
+        opened = partial(edge.denoise, config, record.object_id, model=model, engine=options.engine, progress=stages)
+        return patiently(opened, wait, stages)
 
 
 @contextlib.contextmanager

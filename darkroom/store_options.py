@@ -1,4 +1,4 @@
-"""What a user may say of how an image is stored, and of how its result is written."""
+"""What a user may say of how an image is stored and evaluated, and of how its result is written."""
 
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -22,6 +22,7 @@ class StoreOptions:
     window: str | None
     key: Path | None
     derivation: Derivation = field(default_factory=Derivation.fresh)
+    engine: str = ""  # the servers choose
 
     @property
     def mode(self) -> PackingMode:

@@ -10,10 +10,11 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Final
 
+from protocols.engines import SessionPlan, session_plan
 from protocols.errors import MaterialReusedError, NotFoundError, RemoteProtocolError
 from protocols.identifiers import MaterialId, PushId, Role
 from protocols.network import Network
-from protocols.plan import Plan, plan_for, session_context
+from protocols.plan import session_context
 from protocols.prg import fresh_key
 from protocols.unpicklable import Unpicklable
 
@@ -36,7 +37,7 @@ class Batch(Unpicklable):
     """Session material that was opened, and who has claimed a half."""
 
     push: PushId
-    plan: Plan
+    plan: SessionPlan
     boots: tuple[str, str]
     key: bytes = field(default_factory=fresh_key, repr=False)
     claimed: set[Role] = field(default_factory=set)
@@ -44,7 +45,7 @@ class Batch(Unpicklable):
     @property
     def context(self) -> bytes:
         """What the seeds are bound to, beside the material id."""
-        return session_context(self.push, self.plan, *self.boots)
+        return session_context(self.push, self.plan.digest, *self.boots)
 
 
 class DealingLedger:
@@ -89,12 +90,12 @@ class DealingLedger:
             _claim(entry.claimed, role, f"push {push}")
         return entry
 
-    def open_batch(self, push: PushId, height: int, width: int, boots: tuple[str, str]) -> MaterialId:
+    def open_batch(self, push: PushId, height: int, width: int, boots: tuple[str, str], engine: str = "") -> MaterialId:
         """Name fresh session material. Raises NotFoundError, RemoteProtocolError, NetworkDescriptionError."""
         entry = self.push(push)
         if entry.boots != boots:
             raise RemoteProtocolError(f"push {push} belongs to another run of the servers")
-        plan = plan_for(entry.network, height, width)
+        plan = session_plan(engine, entry.network, height, width)
         material = MaterialId.fresh()
         with self._lock:
             self._batches[material] = Batch(push, plan, boots)

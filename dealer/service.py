@@ -10,6 +10,7 @@ from typing import Final
 import grpc
 import structlog
 import torch
+from torch import Tensor
 
 from dealer.ledger import Batch, DealingLedger, Push
 from dealer.metrics import DealerMetrics
@@ -21,6 +22,8 @@ from proto.readiness import DEALER
 from proto.transport import CHUNK_BYTES, Callers
 from protocols import dealing, ring
 from protocols.identifiers import BootId, MaterialId, PushId, Role
+from protocols.masked_dealing import mask_corrections
+from protocols.masked_plan import MaskedPlan
 from protocols.network import Network
 from protocols.plan import masked_weights
 
@@ -81,7 +84,8 @@ class DealerService(rpc.DealerServicer):
         with answering(context, "OpenMaterial", self.metrics), self._admission.place(self._caller(context, Role.A).value):
             boots = _boots(request.boot_a, request.boot_b)
             size = request.size
-            material = self._ledger.open_batch(PushId(request.push_id), size.height, size.width, boots)
+            push = PushId(request.push_id)
+            material = self._ledger.open_batch(push, size.height, size.width, boots, request.engine)
             self.metrics.batches.inc()
             log.info("material opened", material=str(material), height=size.height, width=size.width)
         return pb.OpenMaterialReply(material_id=str(material))
@@ -121,7 +125,11 @@ class DealerService(rpc.DealerServicer):
             name: sum((dealing.weight_mask_share(seed, position, shape) for seed in push_seeds), torch.tensor(0))
             for position, (name, shape) in enumerate(masked_weights(network, batch.plan.height, batch.plan.width).items())
         }
-        items = dealing.corrections(batch.plan, seeds[Role.A], seeds[Role.B], masks)
+        items: Iterator[tuple[int, Tensor]]
+        if isinstance(batch.plan, MaskedPlan):
+            items = enumerate(mask_corrections(batch.plan, seeds[Role.A], seeds[Role.B], masks))
+        else:
+            items = dealing.corrections(batch.plan, seeds[Role.A], seeds[Role.B], masks)
         while True:
             with self._dealing:  # never held while a server takes its time to read
                 item = next(items, None)

@@ -81,23 +81,25 @@ class DeleteReply(_message.Message):
     def __init__(self) -> None: ...
 
 class DenoiseRequest(_message.Message):
-    __slots__ = ("session_id", "object_id", "model", "grant", "noise_key", "sigma_share")
+    __slots__ = ("session_id", "object_id", "model", "grant", "noise_key", "sigma_share", "engine")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     OBJECT_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     GRANT_FIELD_NUMBER: _ClassVar[int]
     NOISE_KEY_FIELD_NUMBER: _ClassVar[int]
     SIGMA_SHARE_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     object_id: str
     model: str
     grant: str
     noise_key: bytes
     sigma_share: int
-    def __init__(self, session_id: _Optional[str] = ..., object_id: _Optional[str] = ..., model: _Optional[str] = ..., grant: _Optional[str] = ..., noise_key: _Optional[bytes] = ..., sigma_share: _Optional[int] = ...) -> None: ...
+    engine: str
+    def __init__(self, session_id: _Optional[str] = ..., object_id: _Optional[str] = ..., model: _Optional[str] = ..., grant: _Optional[str] = ..., noise_key: _Optional[bytes] = ..., sigma_share: _Optional[int] = ..., engine: _Optional[str] = ...) -> None: ...
 
 class Cost(_message.Message):
-    __slots__ = ("online_seconds", "offline_seconds", "sent_bytes", "dealt_bytes", "rounds", "peak_rss_bytes", "dealer_peak_rss_bytes")
+    __slots__ = ("online_seconds", "offline_seconds", "sent_bytes", "dealt_bytes", "rounds", "peak_rss_bytes", "dealer_peak_rss_bytes", "flags")
     ONLINE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     OFFLINE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -105,6 +107,7 @@ class Cost(_message.Message):
     ROUNDS_FIELD_NUMBER: _ClassVar[int]
     PEAK_RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
     DEALER_PEAK_RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FLAGS_FIELD_NUMBER: _ClassVar[int]
     online_seconds: float
     offline_seconds: float
     sent_bytes: int
@@ -112,7 +115,8 @@ class Cost(_message.Message):
     rounds: int
     peak_rss_bytes: int
     dealer_peak_rss_bytes: int
-    def __init__(self, online_seconds: _Optional[float] = ..., offline_seconds: _Optional[float] = ..., sent_bytes: _Optional[int] = ..., dealt_bytes: _Optional[int] = ..., rounds: _Optional[int] = ..., peak_rss_bytes: _Optional[int] = ..., dealer_peak_rss_bytes: _Optional[int] = ...) -> None: ...
+    flags: int
+    def __init__(self, online_seconds: _Optional[float] = ..., offline_seconds: _Optional[float] = ..., sent_bytes: _Optional[int] = ..., dealt_bytes: _Optional[int] = ..., rounds: _Optional[int] = ..., peak_rss_bytes: _Optional[int] = ..., dealer_peak_rss_bytes: _Optional[int] = ..., flags: _Optional[int] = ...) -> None: ...
 
 class ResultHeader(_message.Message):
     __slots__ = ("channels", "size", "cost", "push_id", "engine", "packed_seed")
@@ -303,16 +307,18 @@ class ClaimPushReply(_message.Message):
     def __init__(self, seed: _Optional[bytes] = ...) -> None: ...
 
 class OpenMaterialRequest(_message.Message):
-    __slots__ = ("push_id", "size", "boot_a", "boot_b")
+    __slots__ = ("push_id", "size", "boot_a", "boot_b", "engine")
     PUSH_ID_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
     BOOT_A_FIELD_NUMBER: _ClassVar[int]
     BOOT_B_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
     push_id: str
     size: Size
     boot_a: str
     boot_b: str
-    def __init__(self, push_id: _Optional[str] = ..., size: _Optional[_Union[Size, _Mapping]] = ..., boot_a: _Optional[str] = ..., boot_b: _Optional[str] = ...) -> None: ...
+    engine: str
+    def __init__(self, push_id: _Optional[str] = ..., size: _Optional[_Union[Size, _Mapping]] = ..., boot_a: _Optional[str] = ..., boot_b: _Optional[str] = ..., engine: _Optional[str] = ...) -> None: ...
 
 class OpenMaterialReply(_message.Message):
     __slots__ = ("material_id",)
@@ -363,7 +369,7 @@ class MaterialEnd(_message.Message):
     def __init__(self, dealer_peak_rss_bytes: _Optional[int] = ...) -> None: ...
 
 class WorkerJob(_message.Message):
-    __slots__ = ("role", "network", "size", "material_id", "material_seed", "push_seed", "deltas", "bias_shares", "packing", "packing_sigma", "image_share", "noise_key", "sigma_share", "peer_key")
+    __slots__ = ("role", "network", "size", "material_id", "material_seed", "push_seed", "deltas", "bias_shares", "packing", "packing_sigma", "image_share", "noise_key", "sigma_share", "peer_key", "engine")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
@@ -378,6 +384,7 @@ class WorkerJob(_message.Message):
     NOISE_KEY_FIELD_NUMBER: _ClassVar[int]
     SIGMA_SHARE_FIELD_NUMBER: _ClassVar[int]
     PEER_KEY_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
     role: str
     network: str
     size: Size
@@ -392,18 +399,21 @@ class WorkerJob(_message.Message):
     noise_key: bytes
     sigma_share: int
     peer_key: bytes
-    def __init__(self, role: _Optional[str] = ..., network: _Optional[str] = ..., size: _Optional[_Union[Size, _Mapping]] = ..., material_id: _Optional[str] = ..., material_seed: _Optional[bytes] = ..., push_seed: _Optional[bytes] = ..., deltas: _Optional[bytes] = ..., bias_shares: _Optional[bytes] = ..., packing: _Optional[_Union[Packing, str]] = ..., packing_sigma: _Optional[float] = ..., image_share: _Optional[bytes] = ..., noise_key: _Optional[bytes] = ..., sigma_share: _Optional[int] = ..., peer_key: _Optional[bytes] = ...) -> None: ...
+    engine: str
+    def __init__(self, role: _Optional[str] = ..., network: _Optional[str] = ..., size: _Optional[_Union[Size, _Mapping]] = ..., material_id: _Optional[str] = ..., material_seed: _Optional[bytes] = ..., push_seed: _Optional[bytes] = ..., deltas: _Optional[bytes] = ..., bias_shares: _Optional[bytes] = ..., packing: _Optional[_Union[Packing, str]] = ..., packing_sigma: _Optional[float] = ..., image_share: _Optional[bytes] = ..., noise_key: _Optional[bytes] = ..., sigma_share: _Optional[int] = ..., peer_key: _Optional[bytes] = ..., engine: _Optional[str] = ...) -> None: ...
 
 class WorkerStats(_message.Message):
-    __slots__ = ("ahead_seconds", "online_seconds", "rounds", "sent_bytes", "peak_rss_bytes")
+    __slots__ = ("ahead_seconds", "online_seconds", "rounds", "sent_bytes", "peak_rss_bytes", "flags")
     AHEAD_SECONDS_FIELD_NUMBER: _ClassVar[int]
     ONLINE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_FIELD_NUMBER: _ClassVar[int]
     SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     PEAK_RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FLAGS_FIELD_NUMBER: _ClassVar[int]
     ahead_seconds: float
     online_seconds: float
     rounds: int
     sent_bytes: int
     peak_rss_bytes: int
-    def __init__(self, ahead_seconds: _Optional[float] = ..., online_seconds: _Optional[float] = ..., rounds: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., peak_rss_bytes: _Optional[int] = ...) -> None: ...
+    flags: int
+    def __init__(self, ahead_seconds: _Optional[float] = ..., online_seconds: _Optional[float] = ..., rounds: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., peak_rss_bytes: _Optional[int] = ..., flags: _Optional[int] = ...) -> None: ...

@@ -11,11 +11,13 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, cast
 
 from protocols.errors import NetworkDescriptionError
+from protocols.fixed_point import FRAC_BITS
 from protocols.ring import ConvGeometry
 
 Shape = tuple[int, int, int]  # channels, height, width
@@ -26,6 +28,8 @@ MAX_CHANNELS: Final = 4096
 MAX_INTEGER: Final = 1 << 22  # of any attribute: products of a few stay exact and small
 MAX_REACH: Final = 512  # dilation * (kernel - 1): more would only pad an image with more zeros than it has pixels
 MAX_FACTOR: Final = 1024.0  # of a public scale: at 16 fractional bits a larger one leaves the range of every wire
+FRAC_BITS_RANGE: Final = (8, 20)  # of a wire: coarser loses grey levels, finer leaves no headroom
+MAGNITUDE_RANGE: Final = (-8, 20)
 WIRE_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # names stand in messages, logs and tensor names
 
 
@@ -287,6 +291,8 @@ class Relu(Layer):
     source: str
 
 
+TRUNCATED: Final = (Conv, Linear, Gate, Product, Scale, AvgPool)  # their result has more fractional bits than their wire
+
 LAYER_TYPES: Final[Mapping[str, type[Layer]]] = {
     kind.op: kind
     for kind in (
@@ -308,17 +314,36 @@ LAYER_TYPES: Final[Mapping[str, type[Layer]]] = {
 
 
 @dataclass(frozen=True)
+class WireRange:
+    """The fixed-point format of a wire whose products are truncated, on the masked engine. Public, and bound by the digest.
+
+    |value| < 2^magnitude_bits on every image in [-1, 2], as measured over hostile inputs with a margin (training.bounds): beyond
+    it truncation fails silently (protocols.truncation). A smaller sum of both makes flags rarer.
+    """
+
+    frac_bits: int = FRAC_BITS
+    magnitude_bits: int = 6
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in (("frac_bits", FRAC_BITS_RANGE), ("magnitude_bits", MAGNITUDE_RANGE)):
+            value = getattr(self, name)
+            _require(type(value) is int and low <= value <= high, f"{name} must be in {low}..{high}, not {value!r:.80}")
+
+
+@dataclass(frozen=True)
 class Network:
     """Layers in order of evaluation; the last one writes the output.
 
     multiple: height and width are extended to multiples of this by repeating the edge, and the output is cropped back.
     weight_frac_bits: the grid of the convolution weights; a coarse grid makes the products, and CrypTen's silent
     truncation failures, smaller (docs/architecture.md#range).
+    ranges: the format of truncated wires, by name; those that are not named have WireRange().
     """
 
     layers: tuple[Layer, ...]
     multiple: int = 1
     weight_frac_bits: int = 16
+    ranges: tuple[tuple[str, WireRange], ...] = ()
 
     def __post_init__(self) -> None:
         _require(0 < len(self.layers) <= MAX_LAYERS, f"a network has 1 to {MAX_LAYERS} layers, not {len(self.layers)}")
@@ -333,7 +358,27 @@ class Network:
                 _require(source in known, f"{layer.out}: reads the unknown wire {source[:80]!r}")
             _require(layer.out not in known, f"the wire {layer.out!r} is written twice")
             known.add(layer.out)
+        named = [name for name, _ in self.ranges]
+        truncated = {layer.out for layer in self.layers if isinstance(layer, TRUNCATED)}
+        _require(named == sorted(set(named)), "ranges must name each wire once, in order")
+        for name in named:
+            _require(name in truncated, f"ranges: {name[:80]!r} is no wire that is truncated")
         self.parameter_shapes()
+
+    def range_of(self, wire: str) -> WireRange:
+        """The format of a truncated wire."""
+        return dict(self.ranges).get(wire, WireRange())
+
+    def wire_frac_bits(self) -> dict[str, int]:
+        """Fractional bits of every wire on the masked engine; sums and concatenations take the finer of their sources."""
+        ranges = dict(self.ranges)
+        bits = {IMAGE_WIRE: FRAC_BITS}
+        for layer in self.layers:
+            if isinstance(layer, TRUNCATED):
+                bits[layer.out] = ranges.get(layer.out, WireRange()).frac_bits
+            else:
+                bits[layer.out] = FRAC_BITS if isinstance(layer, SigmaMap) else max(bits[source] for source in layer.sources)
+        return bits
 
     @property
     def conditioned(self) -> bool:
@@ -370,7 +415,9 @@ class Network:
     def to_json(self) -> str:
         """Canonical text: the same network gives the same bytes."""
         layers = [{"op": layer.op} | dataclasses.asdict(layer) for layer in self.layers]
-        content = {"layers": layers, "multiple": self.multiple, "weight_frac_bits": self.weight_frac_bits}
+        content: dict[str, Any] = {"layers": layers, "multiple": self.multiple, "weight_frac_bits": self.weight_frac_bits}
+        if self.ranges:
+            content["ranges"] = {name: dataclasses.asdict(wire) for name, wire in self.ranges}
         return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
     @classmethod
@@ -379,7 +426,8 @@ class Network:
         try:
             content = json.loads(text)
             layers = tuple(_layer(entry) for entry in content.pop("layers"))
-            return cls(layers=layers, **content)
+            ranges = tuple(sorted((name, WireRange(**entry)) for name, entry in content.pop("ranges", {}).items()))
+            return cls(layers=layers, ranges=ranges, **content)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise NetworkDescriptionError(f"malformed network description: {error!s:.200}") from error
 
@@ -406,3 +454,17 @@ def _layer(entry: dict[str, Any]) -> Layer:
             _require(low <= value <= MAX_INTEGER, f"{place} must be in {low}..{MAX_INTEGER}, not {value!r:.80}")
     made = cast(Callable[..., Layer], kind)
     return made(**{key: float(value) if types[key] is float else value for key, value in values.items()})
+
+
+class WireUses:
+    """How often each wire is still to be read: one that nobody reads any more is dropped, which bounds the memory."""
+
+    def __init__(self, network: Network) -> None:
+        self._left = Counter(source for layer in network.layers for source in layer.sources)
+
+    def read(self, layer: Layer, wires: dict[str, Any]) -> None:
+        """A layer has read its sources."""
+        for source in layer.sources:
+            self._left[source] -= 1
+            if not self._left[source]:
+                wires.pop(source, None)

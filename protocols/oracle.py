@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from protocols import ring
 from protocols.fixed_point import FRAC_BITS
+from protocols.linear_steps import extend_edges, pool_windows
 from protocols.network import (
     IMAGE_WIRE,
     Add,
@@ -31,19 +32,6 @@ from protocols.network import (
     SigmaMap,
 )
 from protocols.ring import ConvGeometry
-
-
-def extend_edges(image: Int64[Tensor, "c h w"], height: int, width: int) -> Int64[Tensor, "c h2 w2"]:
-    """Repeat the last row and column up to the given size; linear, so it works on shares."""
-    rows = torch.arange(height).clamp(max=image.shape[1] - 1)
-    columns = torch.arange(width).clamp(max=image.shape[2] - 1)
-    return image[:, rows][:, :, columns]
-
-
-def pool_windows(x: Tensor, rows: int, columns: int) -> list[Tensor]:
-    """The members of each pooling window, one tensor per position in the window."""
-    height, width = x.shape[1] // rows * rows, x.shape[2] // columns * columns
-    return [x[:, top:height:rows, left:width:columns] for top in range(rows) for left in range(columns)]
 
 
 def evaluate_oracle(

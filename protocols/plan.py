@@ -10,7 +10,7 @@ adder of Damgard et al., TCC 2006, section 6.3), so that its requests arrive in 
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 from protocols.identifiers import PushId
 from protocols.network import (
@@ -119,6 +119,8 @@ class Plan:
     width: int
     correlations: tuple[Correlation, ...]
 
+    engine: ClassVar[str] = "crypten"
+
     @property
     def digest(self) -> bytes:
         """SHA-256 over network, size and every correlation: what the handshakes compare."""
@@ -132,6 +134,16 @@ class Plan:
     def correction_bytes(self, index: int) -> int:
         """Bytes that the dealer sends to B for correlation number `index`."""
         return _count(self.correlations[index].c_shape) * WORD_BYTES
+
+    @property
+    def rounds(self) -> int:
+        """Messages each way."""
+        return len(self.correlations)
+
+    @property
+    def correction_sizes(self) -> list[int]:
+        """Bytes of each correction, in the order in which the dealer sends them."""
+        return [self.correction_bytes(index) for index in range(len(self.correlations))]
 
     @property
     def sent_bytes(self) -> int:
@@ -202,6 +214,6 @@ def masked_weights(network: Network, height: int, width: int) -> dict[str, Dims]
     return {item.weight: item.weight_shape for item in plan.correlations if isinstance(item, WeightTriple)}
 
 
-def session_context(push: PushId, plan: Plan, boot_a: str, boot_b: str) -> bytes:
+def session_context(push: PushId, plan_digest: bytes, boot_a: str, boot_b: str) -> bytes:
     """What session material is bound to (DESIGN section 5)."""
-    return f"{push}|{plan.digest.hex()}|{boot_a}|{boot_b}".encode()
+    return f"{push}|{plan_digest.hex()}|{boot_a}|{boot_b}".encode()

@@ -38,14 +38,36 @@ def conv2d(
     x: Int64[Tensor, "c_in h w"], weight: Int64[Tensor, "c_out c_group kh kw"], geometry: ConvGeometry
 ) -> Int64[Tensor, "c_out h_out w_out"]:
     """Convolve in Z_{2^64}; the same cross-correlation as torch.nn.functional.conv2d."""
+    return Convolution(x, weight, geometry).rows(0, geometry.output_size(x.shape[1], weight.shape[2]))
+
+
+class Convolution:
+    """One convolution in Z_{2^64} whose output rows are computed when they are asked for."""
+
+    def __init__(
+        self, x: Int64[Tensor, "c_in h w"], weight: Int64[Tensor, "c_out c_group kh kw"], geometry: ConvGeometry
+    ) -> None:
+        self._weight = weight
+        self._geometry = geometry
+        self._x = x if geometry.padding == 0 else functional.pad(x, [geometry.padding] * 4)
+        self._width = geometry.output_size(x.shape[2], weight.shape[3])
+
+    def rows(self, top: int, bottom: int) -> Int64[Tensor, "c_out rows w_out"]:
+        """Output rows top..bottom-1."""
+        c_out, c_group, kh, kw = self._weight.shape
+        step, reach = self._geometry.stride, self._geometry.dilation * (kh - 1)
+        x = self._x[:, top * step : (bottom - 1) * step + reach + 1]
+        if (kh, kw, step) == (1, 1, 1) and self._geometry.groups == 1:
+            out = _pointwise(x.reshape(x.shape[0], -1), self._weight.reshape(c_out, c_group))
+            return out.view(c_out, bottom - top, self._width)
+        if c_group == 1 and self._geometry.groups == x.shape[0] == c_out:
+            return _depthwise(x, self._weight, self._geometry, bottom - top, self._width)
+        return _unfolded(x, self._weight, self._geometry, bottom - top, self._width)
+
+
+def _unfolded(padded: Tensor, weight: Tensor, geometry: ConvGeometry, h_out: int, w_out: int) -> Tensor:
+    """im2col and a matrix product, by blocks of rows."""
     c_out, c_group, kh, kw = weight.shape
-    if (kh, kw) == (1, 1) and geometry == ConvGeometry():
-        return _pointwise(x.reshape(x.shape[0], -1), weight.reshape(c_out, c_group)).view(c_out, *x.shape[1:])
-    padded = functional.pad(x, [geometry.padding] * 4)
-    h_out = geometry.output_size(x.shape[1], kh)
-    w_out = geometry.output_size(x.shape[2], kw)
-    if c_group == 1 and geometry.groups == x.shape[0] == c_out:
-        return _depthwise(padded, weight, geometry, h_out, w_out)
     out = torch.empty(c_out, h_out, w_out, dtype=torch.int64)
     out_group = c_out // geometry.groups
     rows = max(1, UNFOLD_BLOCK_WORDS // (c_group * kh * kw * w_out))
@@ -62,11 +84,12 @@ def conv2d(
 
 def _patches(padded: Tensor, kh: int, kw: int, geometry: ConvGeometry, h_out: int, w_out: int) -> Tensor:
     """A strided view [c, kh, kw, h_out, w_out] of the padded input: no copy."""
-    channels, height, width = padded.shape
-    padded = padded.contiguous()
+    plane, row, column = padded.stride()
+    step = geometry.stride
     return padded.as_strided(
-        (channels, kh, kw, h_out, w_out),
-        (height * width, geometry.dilation * width, geometry.dilation, geometry.stride * width, geometry.stride),
+        (padded.shape[0], kh, kw, h_out, w_out),
+        (plane, geometry.dilation * row, geometry.dilation * column, step * row, step * column),
+        padded.storage_offset(),
     )
 
 

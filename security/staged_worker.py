@@ -8,7 +8,6 @@ on with eps + e in place of eps = x - a, which is the evaluation of x + e: an ad
 import hashlib
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from protocols.identifiers import Role
 from security.broken_dealing import apply_fault
 from security.stage import ROLE_VARIABLE, Fault, Stage
-from server import worker
+from server import exchange, worker
 from server.pipe import Pipe
 
 DEVIATION_FILE = "deviation.json"
@@ -29,23 +28,30 @@ def break_worker(stage: Stage) -> None:
     """Change this process as the stage says. Run by a twin's worker before its job comes."""
     apply_fault(stage.fault)
     if stage.fault is Fault.DEVIATING and os.environ[ROLE_VARIABLE] == Role.B.value:
-        worker.__dict__["PipedExchange"] = _deviating_exchange(stage.folder / DEVIATION_FILE)
+        worker.__dict__["Sender"] = _deviating_sender(stage.folder / DEVIATION_FILE)
     if stage.counted:
         _count_operations(stage.folder / COUNTS_FILE)
 
 
-def _deviating_exchange(path: Path) -> Any:
-    """A PipedExchange that adds `error` to word `position` of opening `index`, as the file says when the evaluation starts."""
+def _deviating_sender(path: Path) -> Any:
+    """A Sender that adds `error` to word `position` of opening `index`, as the file says when the evaluation starts."""
 
-    class Deviating(worker.PipedExchange):
+    class Deviating(exchange.Sender):
         def __init__(self, pipe: Pipe) -> None:
             super().__init__(pipe)
             self._wanted = json.loads(path.read_text())
+            self._index, self._sent = -1, 0
 
-        def __call__(self, index: int, own: Sequence[Tensor]) -> list[Tensor]:
-            if index == self._wanted["index"]:
-                own[0].view(-1)[self._wanted["position"]] += self._wanted["error"]
-            return super().__call__(index, own)
+        def begin(self, index: int, words: int) -> None:
+            self._index, self._sent = index, 0
+            super().begin(index, words)
+
+        def send(self, words: Tensor) -> None:
+            place = self._wanted["position"] - self._sent
+            if self._index == self._wanted["index"] and 0 <= place < words.numel():
+                words.view(-1)[place] += self._wanted["error"]
+            self._sent += words.numel()
+            super().send(words)
 
     return Deviating
 

@@ -6,8 +6,6 @@ Truncation is CrypTen's: each server divides its own share. That is off by one u
 """
 
 import types
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +15,7 @@ from torch.nn import functional
 from protocols import ring
 from protocols.dealing import PartyMaterial
 from protocols.fixed_point import FRAC_BITS
+from protocols.linear_steps import extend_edges, pool_windows
 from protocols.network import (
     IMAGE_WIRE,
     Add,
@@ -27,7 +26,6 @@ from protocols.network import (
     Layer,
     Linear,
     MaxPool,
-    Network,
     PixelShuffle,
     PixelUnshuffle,
     Product,
@@ -35,21 +33,10 @@ from protocols.network import (
     Scale,
     SigmaMap,
 )
-from protocols.oracle import extend_edges, pool_windows
 from protocols.plan import Plan, WeightTriple
 from protocols.ring import ConvGeometry
-from protocols.unpicklable import Unpicklable
+from protocols.shared_model import SharedModel
 from server import crypten_runtime
-from server.crypten_runtime import MaskedWeight
-
-
-@dataclass(frozen=True, eq=False)
-class SharedModel(Unpicklable):
-    """One server's view of a pushed model: masked weights, and shares of the biases at FRAC_BITS."""
-
-    network: Network
-    weights: Mapping[str, MaskedWeight] = field(repr=False)
-    biases: Mapping[str, Tensor] = field(repr=False)
 
 
 def compute_ahead(plan: Plan, model: SharedModel, material: PartyMaterial) -> None:

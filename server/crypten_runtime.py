@@ -11,7 +11,6 @@ import importlib.util
 import sys
 import types
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
@@ -25,6 +24,7 @@ from protocols.openings import OpeningLedger
 from protocols.plan import AndTriple, ProductTriple, SharedBit, WeightTriple
 from protocols.prg import Prg, derive_key
 from protocols.ring import ConvGeometry
+from protocols.shared_model import MaskedWeight
 from protocols.unpicklable import Unpicklable
 
 INSTALL_COMMAND: Final = "pip install --no-deps crypten==0.4.1"
@@ -53,14 +53,6 @@ def import_crypten() -> types.ModuleType:
 
     package: types.ModuleType = crypten
     return package
-
-
-@dataclass(frozen=True, eq=False)
-class MaskedWeight(Unpicklable):
-    """One weight tensor w under its push: delta = w - b, known to both servers, and this server's share of b."""
-
-    delta: Tensor = field(repr=False)
-    mask_share: Tensor = field(repr=False)
 
 
 class PeerCommunicator:

@@ -10,10 +10,10 @@ from proto import darkroom_pb2 as pb
 from proto import darkroom_pb2_grpc as rpc
 from proto.status import calling
 from proto.transport import CONNECT_SECONDS, Peer, wait_for_reconnection
+from protocols.engines import SessionPlan
 from protocols.errors import RemoteProtocolError
 from protocols.identifiers import MaterialId, PushId
 from protocols.network import Network
-from protocols.plan import Plan
 from protocols.prg import KEY_BYTES
 from protocols.unpicklable import Unpicklable
 
@@ -61,15 +61,15 @@ class DealerClient:
         with calling(self._name, "for its half of the masks"):
             return bytes(self._stub.ClaimPush(request, timeout=CONNECT_SECONDS).seed)
 
-    def open_material(self, push: PushId, plan: Plan, boots: Boots) -> MaterialId:
+    def open_material(self, push: PushId, plan: SessionPlan, boots: Boots) -> MaterialId:
         """Fresh session material. Run by server A. Raises NotFoundError where the dealer no longer knows the push."""
         size = pb.Size(height=plan.height, width=plan.width)
-        request = pb.OpenMaterialRequest(push_id=str(push), size=size, boot_a=boots.a, boot_b=boots.b)
+        request = pb.OpenMaterialRequest(push_id=str(push), size=size, boot_a=boots.a, boot_b=boots.b, engine=plan.engine)
         wait_for_reconnection(self._channel)
         with calling(self._name, "for fresh material"):
             return MaterialId(self._stub.OpenMaterial(request, timeout=CONNECT_SECONDS).material_id)
 
-    def claim_material(self, material: MaterialId, push: PushId, plan: Plan, boots: Boots) -> Batch:
+    def claim_material(self, material: MaterialId, push: PushId, plan: SessionPlan, boots: Boots) -> Batch:
         """This server's half. The corrections are empty for A; drain them before reading the counts."""
         request = pb.ClaimMaterialRequest(
             material_id=str(material), push_id=str(push), plan_digest=plan.digest, boot_a=boots.a, boot_b=boots.b

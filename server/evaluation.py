@@ -6,11 +6,12 @@ channel is closed, the worker is killed, and the material is never named again.
 
 import threading
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Final
 
 from proto import darkroom_pb2 as pb
+from protocols.engines import SessionPlan, choose_engine, session_plan
 from protocols.errors import (
     BadInputError,
     DarkroomError,
@@ -21,7 +22,6 @@ from protocols.errors import (
     SessionBrokenError,
 )
 from protocols.identifiers import BootId, MaterialId, PushId, Role
-from protocols.plan import Plan, plan_for
 from protocols.prg import fresh_key
 from protocols.unpicklable import Unpicklable
 from server.dealer_client import Boots, DealerClient
@@ -33,6 +33,7 @@ from server.relays import WORKER_ENDED, expect, receive_opening, relay_correctio
 from server.turns import Place
 from server.worker_pool import WorkerPool, WorkerProcess
 
+MAX_REPEATS: Final = 3  # of an evaluation with a flagged truncation; a flag has a probability below 1 %
 MAX_MATERIAL_BYTES: Final = 6 << 30  # corrections that a worker of B holds; a larger image needs tiles
 
 
@@ -47,19 +48,41 @@ class EvaluationRequest(Unpicklable):
     image_share: Callable[[], bytes] = field(repr=False)  # A: seed; B: ring words
     noise_key: bytes = field(repr=False)
     sigma_share: int = field(repr=False)
+    engine: str  # as the edge asked; "" leaves the choice to the network
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome(Unpicklable):
     """This server's re-randomised output share, and what it cost."""
 
-    share: bytes = field(repr=False)
+    share: bytes = field(repr=False)  # empty where a truncation was flagged
     stats: pb.WorkerStats
+    engine: str
     offline_seconds: float
     dealt_bytes: int
     dealer_peak_rss_bytes: int
     push_id: PushId
     shape: tuple[int, int, int]
+    flags: int = 0  # evaluations before this one that were repeated
+
+    @property
+    def flagged(self) -> bool:
+        return self.stats.flags > 0
+
+    def after(self, earlier: "Outcome") -> "Outcome":
+        """This outcome with what the flagged evaluation before it cost."""
+        stats = pb.WorkerStats()
+        stats.CopyFrom(self.stats)
+        for name in ("ahead_seconds", "online_seconds", "rounds", "sent_bytes"):
+            setattr(stats, name, getattr(stats, name) + getattr(earlier.stats, name))
+        stats.peak_rss_bytes = max(stats.peak_rss_bytes, earlier.stats.peak_rss_bytes)
+        return replace(
+            self,
+            stats=stats,
+            offline_seconds=self.offline_seconds + earlier.offline_seconds,
+            dealt_bytes=self.dealt_bytes + earlier.dealt_bytes,
+            flags=earlier.flags + 1,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +93,7 @@ class _Session(Unpicklable):
     image_share: bytes = field(repr=False)
     masked: MaskedModel
     model: PushedModel
-    plan: Plan
+    plan: SessionPlan
     material: MaterialId
     peer_key: bytes = field(repr=False)
     started: float
@@ -151,6 +174,23 @@ class Evaluator:
         model = self._models.load(request.model)
         plan = self._plan(model, request)
         image_share = request.image_share()
+
+        def once() -> Generator[str, None, Outcome]:
+            return self._lead_once(channel, request, abort, model, plan, image_share, boots)
+
+        return (yield from _repeated(once))
+
+    def _lead_once(
+        self,
+        channel: PeerChannel,
+        request: EvaluationRequest,
+        abort: "Abort",
+        model: PushedModel,
+        plan: SessionPlan,
+        image_share: bytes,
+        boots: Boots,
+    ) -> Generator[str, None, Outcome]:
+        """One evaluation on fresh material."""
         started = monotonic()
         masked = self._models.masked(model.name, model.upload_id, boots)
         try:
@@ -185,6 +225,25 @@ class Evaluator:
         model = self._models.load(request.model)  # not before: what waits holds no shares
         plan = self._plan(model, request)
         image_share = request.image_share()
+        orders = iter([order])
+
+        def once() -> Generator[str, None, Outcome]:
+            order = next(orders, None) or channel.expect("order").order
+            return self._follow_once(channel, order, request, abort, model, plan, image_share)
+
+        return (yield from _repeated(once))
+
+    def _follow_once(
+        self,
+        channel: PeerChannel,
+        order: pb.PeerOrder,
+        request: EvaluationRequest,
+        abort: "Abort",
+        model: PushedModel,
+        plan: SessionPlan,
+        image_share: bytes,
+    ) -> Generator[str, None, Outcome]:
+        """One evaluation, as A orders."""
         started = monotonic()
         if order.kind == pb.PeerOrder.KIND_MASK:
             self.follow_masking(channel, order, request.session_id, model)
@@ -199,8 +258,9 @@ class Evaluator:
         session = _Session(request, image_share, masked, model, plan, material, shared_key(order, accept), started)
         return (yield from self._run(channel, session, abort))
 
-    def _plan(self, model: PushedModel, request: EvaluationRequest) -> Plan:
-        plan = plan_for(model.network, request.stored.size.height, request.stored.size.width)
+    def _plan(self, model: PushedModel, request: EvaluationRequest) -> SessionPlan:
+        size = request.stored.size
+        plan = session_plan(choose_engine(request.engine, model.network), model.network, size.height, size.width)
         if plan.dealt_bytes > MAX_MATERIAL_BYTES:
             raise BadInputError(
                 f"a {plan.height}x{plan.width} image needs {plan.dealt_bytes / 2**30:.1f} GiB of material with this model; "
@@ -208,7 +268,7 @@ class Evaluator:
             )
         return plan
 
-    def _evaluation_terms(self, request: EvaluationRequest, model: PushedModel, plan: Plan, boots: Boots) -> OrderTerms:
+    def _evaluation_terms(self, request: EvaluationRequest, model: PushedModel, plan: SessionPlan, boots: Boots) -> OrderTerms:
         return OrderTerms(
             kind=pb.PeerOrder.KIND_EVALUATE,
             session_id=request.session_id,
@@ -248,10 +308,10 @@ class Evaluator:
                 noise_key=request.noise_key,
                 sigma_share=request.sigma_share,
                 peer_key=session.peer_key,
+                engine=plan.engine,
             )
             worker.pipe.send(Kind.JOB, job.SerializeToString())
-            corrections = range(len(plan.correlations)) if self.role is Role.B else ()
-            relay_corrections(batch.corrections, worker.pipe, [plan.correction_bytes(index) for index in corrections])
+            relay_corrections(batch.corrections, worker.pipe, plan.correction_sizes if self.role is Role.B else [])
             expect(worker.pipe, Kind.READY)
             channel.send(pb.PeerMessage(ready=pb.PeerReady()))
             channel.expect("ready")
@@ -268,7 +328,27 @@ class Evaluator:
             worker.stop()
             self._workers.refill()
         shape = model.network.output_shape(plan.height, plan.width)
-        return Outcome(share, stats, offline_seconds, batch.dealt_bytes, batch.dealer_peak_rss_bytes, masked.push_id, shape)
+        costs = (offline_seconds, batch.dealt_bytes, batch.dealer_peak_rss_bytes)
+        return Outcome(share, stats, plan.engine, *costs, masked.push_id, shape)
+
+
+def _repeated(once: Callable[[], Generator[str, None, Outcome]]) -> Generator[str, None, Outcome]:
+    """Evaluate, and again on fresh material as long as a truncation was flagged. Run by both servers, in step.
+
+    The flag is a function of openings that both servers hold, and as likely for every image (protocols.truncation): repeating
+    says nothing. Nothing else is ever repeated. Raises RemoteProtocolError after MAX_REPEATS.
+    """
+    outcome = yield from once()
+    for _ in range(MAX_REPEATS):
+        if not outcome.flagged:
+            return outcome
+        yield "repeating: a truncation was flagged"
+        outcome = (yield from once()).after(outcome)
+    if outcome.flagged:
+        raise RemoteProtocolError(
+            f"truncation was flagged in {MAX_REPEATS + 1} evaluations in a row: the ranges of the model's wires are too wide"
+        )
+    return outcome
 
 
 class Abort:

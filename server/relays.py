@@ -10,8 +10,8 @@ from typing import Final
 
 from proto import darkroom_pb2 as pb
 from proto.transport import CHUNK_BYTES
+from protocols.engines import SessionPlan
 from protocols.errors import DarkroomError, LocalProtocolError, PeerUnavailableError, RemoteProtocolError
-from protocols.plan import Plan
 from server.peer_channel import PeerChannel
 from server.pipe import Kind, Pipe
 
@@ -57,13 +57,16 @@ def expect(pipe: Pipe, kind: Kind) -> bytes:
     return payload
 
 
-def relay_openings(pipe: Pipe, channel: PeerChannel, plan: Plan) -> tuple[pb.WorkerStats, bytes]:
-    """Worker to peer in this thread, peer to worker in another, until the worker has its result."""
+def relay_openings(pipe: Pipe, channel: PeerChannel, plan: SessionPlan) -> tuple[pb.WorkerStats, bytes]:
+    """Worker to peer in this thread, peer to worker in another, until the worker has its result.
+
+    The result is empty where a truncation was flagged (`WorkerStats.flags`): such a share is never released.
+    """
     failures: list[DarkroomError] = []
 
     def inbound() -> None:
         try:
-            for label in range(len(plan.correlations)):
+            for label in range(plan.rounds):
                 for offset, total, chunk in opening_chunks(channel, label, plan.opened_words(label) * 8):
                     if offset == 0:
                         pipe.send_header(Kind.OPENING, label, total)
@@ -92,7 +95,7 @@ def relay_openings(pipe: Pipe, channel: PeerChannel, plan: Plan) -> tuple[pb.Wor
         if header.kind is Kind.FAILED:
             raise RemoteProtocolError(f"the evaluation failed: {payload.decode()}")
         stats = pb.WorkerStats.FromString(payload)
-        share = expect(pipe, Kind.RESULT)
+        share = b"" if stats.flags else expect(pipe, Kind.RESULT)
     except (DarkroomError, OSError) as error:
         if failures:
             raise failures[0] from error  # the link broke first, then the worker

@@ -48,7 +48,6 @@ REMEMBERED_SESSIONS: Final = 1 << 16  # a repeated id is an edge's mistake; what
 SESSION_SECONDS: Final = 1800.0
 UNCLAIMED_SECONDS: Final = 60.0  # the edge calls both servers at once; a stream that A never asks for is sent away
 UPLOAD_SECONDS: Final = 300.0  # A has its seed at once; B joins when its words have arrived
-ENGINE: Final = "crypten"
 
 log = structlog.get_logger("server")
 
@@ -187,6 +186,7 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
             image_share=share_in_window,
             noise_key=request.noise_key,
             sigma_share=request.sigma_share,
+            engine=request.engine,
         )
         self._models.description(request.model)
         return task, image
@@ -276,6 +276,7 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
             sent_bytes=outcome.stats.sent_bytes,
             dealt_bytes=outcome.dealt_bytes,
             rounds=outcome.stats.rounds,
+            flags=outcome.flags,
             peak_rss_bytes=peak,
             dealer_peak_rss_bytes=outcome.dealer_peak_rss_bytes,
         )
@@ -286,7 +287,7 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
             size=pb.Size(height=height, width=width),
             cost=cost,
             push_id=str(outcome.push_id),
-            engine=ENGINE,
+            engine=outcome.engine,
             packed_seed=task.stored.seed if blind_leader else b"",
         )
 

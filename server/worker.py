@@ -1,18 +1,17 @@
-"""The worker process, `python -m server.worker FD`: one evaluation by the CrypTen engine, then it ends.
+"""The worker process, `python -m server.worker FD`: one evaluation, then it ends.
 
 It holds no identity and no socket but the pair to its server process: the server relays openings and corrections.
 Secrets reach it in its one job and end with the process.
 """
 
 import ctypes
-import queue
 import resource
 import signal
 import socket
 import sys
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,69 +20,23 @@ from proto import darkroom_pb2 as pb
 from proto.conversion import packing_from_wire
 from protocols import packing, ring, sharing
 from protocols.dealing import PartyMaterial, weight_mask_share
+from protocols.engines import SessionPlan, session_plan
 from protocols.errors import DarkroomError, LocalProtocolError, RemoteProtocolError
 from protocols.identifiers import MaterialId, Role
+from protocols.masked_dealing import PartyMasks
+from protocols.masked_evaluation import MaskedEvaluation
+from protocols.masked_plan import MaskedPlan
 from protocols.network import Network
 from protocols.openings import OpeningLedger
 from protocols.packing import PackingMode
-from protocols.plan import Plan, masked_weights, plan_for
+from protocols.plan import Plan, masked_weights
 from protocols.prg import Prg, derive_key
+from protocols.shared_model import MaskedWeight, SharedModel
 from server import crypten_engine, crypten_runtime
-from server.crypten_engine import SharedModel
-from server.crypten_runtime import MaskedWeight
+from server.exchange import BlockExchange, Sender, WholeExchange
 from server.pipe import Kind, Pipe
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-
-class PipedExchange:
-    """Sends this server's openings and receives the peer's through the server process.
-
-    Sending runs in its own thread: both workers send at once, and each must read while it writes.
-    """
-
-    def __init__(self, pipe: Pipe) -> None:
-        self._pipe = pipe
-        self._outgoing: queue.SimpleQueue[tuple[int, Sequence[Tensor]] | None] = queue.SimpleQueue()
-        self.sent_bytes = 0
-        self._sender = threading.Thread(target=self._send_all, daemon=True)
-        self._sender.start()
-
-    def _send_all(self) -> None:
-        try:
-            while (opening := self._outgoing.get()) is not None:
-                index, tensors = opening
-                self._pipe.send_header(Kind.OPENING, index, sum(tensor.numel() for tensor in tensors) * ring.WORD_BYTES)
-                for tensor in tensors:
-                    self._pipe.send_bytes(tensor.contiguous().numpy().data.cast("B"))
-        except OSError:
-            pass  # the server has closed the pipe; the receiving side says so
-
-    def finish(self) -> None:
-        """Wait until the last opening has left.
-
-        The peer's last opening can be here long before ours is gone. A frame sent meanwhile would land inside our opening,
-        and so at the other server: this server's output share among them.
-        """
-        self._outgoing.put(None)
-        self._sender.join()
-
-    def __call__(self, index: int, own: Sequence[Tensor]) -> list[Tensor]:
-        """One opening, both ways."""
-        words = sum(tensor.numel() for tensor in own)
-        self._outgoing.put((index, own))
-        self.sent_bytes += words * ring.WORD_BYTES
-        header = self._pipe.receive_header()
-        if header is None or header.kind is not Kind.OPENING:
-            raise RemoteProtocolError(f"the link to the other server broke at opening {index}")
-        if header.label != index or header.length != words * ring.WORD_BYTES:
-            raise RemoteProtocolError(f"opening {header.label} of {header.length} bytes came in place of opening {index}")
-        received = []
-        for tensor in own:
-            theirs = torch.empty(tensor.shape, dtype=torch.int64)
-            self._pipe.receive_into(theirs.numpy().data)
-            received.append(theirs)
-        return received
 
 
 def shared_model(job: pb.WorkerJob, network: Network) -> SharedModel:
@@ -117,20 +70,17 @@ def unpacked_share(job: pb.WorkerJob, role: Role) -> Tensor:
     return packing.unpack_share(image, job.noise_key, mode, job.packing_sigma)
 
 
-def receive_material(pipe: Pipe, plan: Plan, role: Role, seed: bytes) -> PartyMaterial:
-    """Expand the seed; take in B's corrections as the server relays them."""
-    material = PartyMaterial(role, plan, seed)
-    if role is Role.B:
-        for index, item in enumerate(plan.correlations):
-            header = pipe.receive_header()
-            if header is None or header.kind is not Kind.CORRECTION or header.label != index:
-                raise RemoteProtocolError(f"correction {index} did not come from the dealer")
-            if header.length != plan.correction_bytes(index):
-                raise RemoteProtocolError(f"correction {index} has {header.length} bytes, not {plan.correction_bytes(index)}")
-            words = torch.empty(item.c_shape, dtype=torch.int64)
-            pipe.receive_into(words.numpy().data)
-            material.correct(index, words)
-    return material
+def corrections(pipe: Pipe, sizes: Sequence[int]) -> Iterator[Tensor]:
+    """The dealer's corrections as the server relays them, each a row of words. Raises RemoteProtocolError."""
+    for index, size in enumerate(sizes):
+        header = pipe.receive_header()
+        if header is None or header.kind is not Kind.CORRECTION or header.label != index:
+            raise RemoteProtocolError(f"correction {index} did not come from the dealer")
+        if header.length != size:
+            raise RemoteProtocolError(f"correction {index} has {header.length} bytes, not {size}")
+        words = torch.empty(size // ring.WORD_BYTES, dtype=torch.int64)
+        pipe.receive_into(words.numpy().data)
+        yield words
 
 
 def rerandomise(role: Role, output: Tensor, peer_key: bytes) -> Tensor:
@@ -139,9 +89,61 @@ def rerandomise(role: Role, output: Tensor, peer_key: bytes) -> Tensor:
     return output + stream if role is Role.A else output - stream
 
 
+class Engine(Protocol):
+    """What a worker does with a job, whichever engine evaluates it."""
+
+    def prepare(self) -> None:
+        """All that does not need the image."""
+
+    def run(self, image: Tensor, sigma: Tensor, ledger: OpeningLedger, pipe: Pipe, sender: Sender) -> tuple[Tensor, int]:
+        """This server's output share, and the number of flagged wires."""
+
+
+class CrypTenJob:
+    """The general engine."""
+
+    def __init__(self, job: pb.WorkerJob, role: Role, plan: Plan, model: SharedModel, pipe: Pipe) -> None:
+        crypten_runtime.import_crypten()
+        self._plan, self._role, self._model = plan, role, model
+        self._zero_key = derive_key(job.peer_key, b"zero")
+        self._material = PartyMaterial(role, plan, job.material_seed)
+        for index, words in enumerate(corrections(pipe, plan.correction_sizes if role is Role.B else [])):
+            self._material.correct(index, words.view(plan.correlations[index].c_shape))
+
+    def prepare(self) -> None:
+        crypten_engine.compute_ahead(self._plan, self._model, self._material)
+
+    def run(self, image: Tensor, sigma: Tensor, ledger: OpeningLedger, pipe: Pipe, sender: Sender) -> tuple[Tensor, int]:
+        exchange = WholeExchange(pipe, sender)
+        crypten = crypten_runtime.start_evaluation(self._role, self._material, ledger, exchange, self._zero_key)
+        return crypten_engine.CrypTenEvaluation(crypten, self._model).run(image, sigma), 0
+
+
+class MaskedJob:
+    """The masked engine; B's corrections are read while it folds."""
+
+    def __init__(self, job: pb.WorkerJob, role: Role, plan: MaskedPlan, model: SharedModel, pipe: Pipe) -> None:
+        dealt = corrections(pipe, plan.correction_sizes if role is Role.B else [])
+        shaped = (words.view(item.shape) for words, item in zip(dealt, plan.corrected, strict=True))
+        self._evaluation = MaskedEvaluation(role, plan, model, PartyMasks(role, job.material_seed, shaped))
+
+    def prepare(self) -> None:
+        self._evaluation.prepare()
+
+    def run(self, image: Tensor, sigma: Tensor, ledger: OpeningLedger, pipe: Pipe, sender: Sender) -> tuple[Tensor, int]:
+        result = self._evaluation.run(image, sigma.view(1, 1, 1), BlockExchange(pipe, sender, ledger))
+        return result.share, result.flags
+
+
+def engine_for(job: pb.WorkerJob, role: Role, plan: SessionPlan, model: SharedModel, pipe: Pipe) -> Engine:
+    """The job on the engine that its plan is for."""
+    if isinstance(plan, MaskedPlan):
+        return MaskedJob(job, role, plan, model, pipe)
+    return CrypTenJob(job, role, plan, model, pipe)
+
+
 def evaluate(pipe: Pipe) -> None:
     """Serve the one job that comes through the pipe."""
-    crypten_runtime.import_crypten()  # slow: done before the job comes
     header = pipe.receive_header()
     if header is None:
         return  # the server stopped before it had a job for us
@@ -150,38 +152,37 @@ def evaluate(pipe: Pipe) -> None:
     job = pb.WorkerJob.FromString(bytes(pipe.receive_bytes(header.length)))
     role = Role(job.role)
     network = Network.from_json(job.network)
-    plan = plan_for(network, job.size.height, job.size.width)
-    model = shared_model(job, network)
-    material = receive_material(pipe, plan, role, job.material_seed)
+    plan = session_plan(job.engine, network, job.size.height, job.size.width)
     started = time.monotonic()
-    crypten_engine.compute_ahead(plan, model, material)
+    engine = engine_for(job, role, plan, shared_model(job, network), pipe)
+    engine.prepare()
     ahead_seconds = time.monotonic() - started
     pipe.send(Kind.READY)
     header = pipe.receive_header()
     if header is None or header.kind is not Kind.GO:
         raise RemoteProtocolError("the other server did not get ready")
     started = time.monotonic()
-    exchange = PipedExchange(pipe)
-    ledger = OpeningLedger(MaterialId(job.material_id), [plan.opened_words(i) for i in range(len(plan.correlations))])
-    zero_key = derive_key(job.peer_key, b"zero")
-    crypten = crypten_runtime.start_evaluation(role, material, ledger, exchange, zero_key)
+    sender = Sender(pipe)
+    ledger = OpeningLedger(MaterialId(job.material_id), [plan.opened_words(index) for index in range(plan.rounds)])
     sigma = torch.tensor([job.sigma_share], dtype=torch.int64)
     try:
-        output = crypten_engine.CrypTenEvaluation(crypten, model).run(unpacked_share(job, role), sigma)
+        output, flags = engine.run(unpacked_share(job, role), sigma, ledger, pipe, sender)
     finally:
-        exchange.finish()
+        sender.finish()
     if not ledger.finished:
-        raise LocalProtocolError(f"the evaluation ended after {ledger.rounds} of {len(plan.correlations)} openings")
+        raise LocalProtocolError(f"the evaluation ended after {ledger.rounds} of {plan.rounds} openings")
     output = rerandomise(role, output, job.peer_key)
     stats = pb.WorkerStats(
         ahead_seconds=ahead_seconds,
         online_seconds=time.monotonic() - started,
         rounds=ledger.rounds,
-        sent_bytes=exchange.sent_bytes,
+        sent_bytes=sender.sent_bytes,
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        flags=flags,
     )
     pipe.send(Kind.STATS, stats.SerializeToString())
-    pipe.send(Kind.RESULT, ring.to_bytes(output))
+    if not flags:  # a share that truncation may have spoiled is never released
+        pipe.send(Kind.RESULT, ring.to_bytes(output))
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from protocols.fixed_point import decode, encode
 from protocols.float_evaluation import evaluate_float
+from protocols.linear_steps import extend_edges, pool_windows
 from protocols.network import (
     IMAGE_WIRE,
     Add,
@@ -24,7 +25,7 @@ from protocols.network import (
     Scale,
     SigmaMap,
 )
-from protocols.oracle import evaluate_oracle, extend_edges, oracle_wires, pool_windows
+from protocols.oracle import evaluate_oracle, oracle_wires
 from tests.protocols.every_layer import EVERY_LAYER, encoded_weights, image_of, truncation_bound, weights_of
 
 X = IMAGE_WIRE
