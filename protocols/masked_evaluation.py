@@ -88,6 +88,9 @@ class MaskedEvaluation(Unpicklable):
         self._output_mask = masks[plan.network.layers[-1].out]
 
     def _fold(self, item: WireItem, layer: Layer, masks: list[Tensor]) -> None:
+        if isinstance(item, ProductItem):
+            self._factors[item.wire] = operands(layer, masks)  # its addend is PRG output alone: expanded when it is needed
+            return
         addend = self._masks.opening(item)
         match item:
             case ConvItem():
@@ -95,8 +98,6 @@ class MaskedEvaluation(Unpicklable):
                 addend -= ring.conv2d(item.source(masks[0]), delta, item.geometry)
                 if item.bias:
                     addend += (self._model.biases[item.bias] << item.bias_shift).view(-1, 1, 1)
-            case ProductItem():
-                self._factors[item.wire] = operands(layer, masks)
             case ScaleItem():
                 addend -= item.multiplier * (pool_sum(masks[0], layer) if isinstance(layer, AvgPool) else masks[0])
         self._addends[item.wire] = addend
@@ -139,7 +140,7 @@ class MaskedEvaluation(Unpicklable):
 
     def _summand(self, item: WireItem, public: list[Tensor]) -> Iterator[Tensor]:
         """c_i of one wire, by blocks of rows."""
-        addend = self._addends.pop(item.wire)
+        addend = self._masks.opening(item) if isinstance(item, ProductItem) else self._addends.pop(item.wire)
         match item:
             case ConvItem():
                 weight = self._model.weights[item.weight]
