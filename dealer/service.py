@@ -22,7 +22,7 @@ from proto.readiness import DEALER
 from proto.transport import CHUNK_BYTES, Callers
 from protocols import dealing, ring
 from protocols.identifiers import BootId, MaterialId, PushId, Role
-from protocols.masked_dealing import mask_corrections
+from protocols.masked_dealing import dealt_corrections
 from protocols.masked_plan import MaskedPlan
 from protocols.network import Network
 from protocols.plan import masked_weights
@@ -127,7 +127,7 @@ class DealerService(rpc.DealerServicer):
         }
         items: Iterator[tuple[int, Tensor]]
         if isinstance(batch.plan, MaskedPlan):
-            items = enumerate(mask_corrections(batch.plan, seeds[Role.A], seeds[Role.B], masks))
+            items = enumerate(dealt_corrections(batch.plan, seeds[Role.A], seeds[Role.B], masks))
         else:
             items = dealing.corrections(batch.plan, seeds[Role.A], seeds[Role.B], masks)
         while True:

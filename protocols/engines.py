@@ -3,7 +3,7 @@
 from typing import Final
 
 from protocols.errors import NetworkDescriptionError
-from protocols.masked_plan import MaskedPlan, masked_plan, uncovered
+from protocols.masked_plan import MaskedPlan, masked_plan
 from protocols.network import Network
 from protocols.plan import Plan, plan_for
 
@@ -14,21 +14,17 @@ ENGINES: Final = (MASKED, CRYPTEN)
 SessionPlan = Plan | MaskedPlan
 
 
-def choose_engine(wanted: str, network: Network) -> str:
-    """The engine that was asked for; without a wish ("") the masked one where it has every layer, else the general one.
-
-    Raises NetworkDescriptionError: the engine is unknown, or lacks a layer of this network.
-    """
-    if wanted not in ("", *ENGINES):
-        raise NetworkDescriptionError(f"the engine {wanted[:40]!r} is unknown; known are {', '.join(ENGINES)}")
-    missing = uncovered(network)
-    if wanted == MASKED and missing:
-        raise NetworkDescriptionError(f"the masked engine has no layer like {missing[0]!r}; ask for the engine {CRYPTEN}")
-    return wanted or (CRYPTEN if missing else MASKED)
-
-
 def session_plan(engine: str, network: Network, height: int, width: int) -> SessionPlan:
-    """The openings of one evaluation on an engine of ENGINES. Raises NetworkDescriptionError."""
-    if choose_engine(engine, network) == MASKED:
-        return masked_plan(network, height, width)
+    """The openings of one evaluation on an engine of ENGINES; for "" on the masked one, or the general one where it does not fit.
+
+    Raises NetworkDescriptionError: the network does not fit the size or the engine that was asked for, or that is unknown.
+    """
+    if engine not in ("", *ENGINES):
+        raise NetworkDescriptionError(f"the engine {engine[:40]!r} is unknown; known are {', '.join(ENGINES)}")
+    if engine != CRYPTEN:
+        try:
+            return masked_plan(network, height, width)
+        except NetworkDescriptionError:
+            if engine == MASKED:
+                raise
     return plan_for(network, height, width)

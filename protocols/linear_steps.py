@@ -4,14 +4,16 @@ All are linear over Z_{2^64} with public coefficients, so they are local on ever
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from protocols.lowering import Channels, Subtract, Windows, WireFormat
 from protocols.network import Add, AvgPool, Concat, Layer, PixelShuffle, PixelUnshuffle, SigmaMap
 
-LINEAR: tuple[type[Layer], ...] = (Add, Concat, PixelShuffle, PixelUnshuffle, SigmaMap)
+LINEAR: Final = (Add, Concat, PixelShuffle, PixelUnshuffle, SigmaMap, Windows, Channels)
 
 
 def extend_edges(image: Tensor, height: int, width: int) -> Tensor:
@@ -21,31 +23,38 @@ def extend_edges(image: Tensor, height: int, width: int) -> Tensor:
     return image[:, rows][:, :, columns]
 
 
-def linear_step(layer: Layer, inputs: Sequence[Tensor], sigma: Tensor | None, frac_bits: Mapping[str, int]) -> Tensor:
+def linear_step(layer: Layer, inputs: Sequence[Tensor], sigma: Tensor | None, formats: Mapping[str, WireFormat]) -> Tensor:
     """One layer of LINEAR on words [c, h, w]. Never writes to its inputs.
 
-    sigma: the noise level in the same representation, one word; None where the network reads none. frac_bits: of every wire; a
-    coarser source is shifted up.
+    sigma: the noise level in the same representation, one word; None where the network reads none. formats: of every wire; a
+    source with fewer fractional bits is shifted up.
     """
     x = inputs[0]
     match layer:
+        case Subtract():
+            left, right = _aligned(layer, inputs, formats)
+            return left - right
         case Add():
-            left, right = _aligned(layer, inputs, frac_bits)
+            left, right = _aligned(layer, inputs, formats)
             return left + right
         case Concat():
-            return torch.cat(_aligned(layer, inputs, frac_bits), dim=0)
+            return torch.cat(_aligned(layer, inputs, formats), dim=0)
         case SigmaMap() if sigma is not None:
             return sigma.view(1, 1, 1).expand(1, *x.shape[1:])
         case PixelUnshuffle():
             return functional.pixel_unshuffle(x, layer.factor)
         case PixelShuffle():
             return functional.pixel_shuffle(x, layer.factor)
+        case Channels():
+            return x[layer.first : layer.last]
+        case Windows():
+            return torch.cat(pool_windows(x, *layer.window([tuple(x.shape)])))  # type: ignore[list-item]
     raise AssertionError(f"{layer.op} is not linear with public coefficients")
 
 
-def _aligned(layer: Layer, inputs: Sequence[Tensor], frac_bits: Mapping[str, int]) -> list[Tensor]:
-    finest = frac_bits[layer.out]
-    steps = [finest - frac_bits[source] for source in layer.sources]
+def _aligned(layer: Layer, inputs: Sequence[Tensor], formats: Mapping[str, WireFormat]) -> list[Tensor]:
+    finest = formats[layer.out].frac_bits
+    steps = [finest - formats[source].frac_bits for source in layer.sources]
     return [x << step if step else x for x, step in zip(inputs, steps, strict=True)]
 
 

@@ -9,7 +9,11 @@ The servers' shares of e = r - lx*b (or r + lu*lv) are pure PRG output, and the 
 r is as uniform as e. So the product's shares cost nothing, and B needs one correction per wire: its share of the truncated mask
 r >> f, of which A's share is PRG output again. Inputs are masked by the sum of two streams and need no correction.
 
-Run by the dealer (`mask_corrections`) and by both servers (`PartyMasks`). Assumes that the dealer colludes with neither server
+A ReLU of x = D - l (protocols.sign_bits) opens its block bits under bits a that are PRG output; the dealer shares the products of
+the bits of l and those of a. It opens its sign under a bit g, which the dealer also shares as a ring element, with g*l; and its
+result (1-m)*x - (1-2m)*(D*g - g*l), m being the opened bit, under the sum of two streams.
+
+Run by the dealer (`dealt_corrections`) and by both servers (`PartyMasks`). Assumes that the dealer colludes with neither server
 and does not see their traffic; semi-honest.
 Source: Patra, Schneider, Suresh, Yalame: ABY2.0, USENIX Security 2021, section 3; Boyle et al., CRYPTO 2019 for the seeds.
 """
@@ -21,10 +25,23 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from protocols import ring
+from protocols.bit_planes import bit_planes, unpacked
 from protocols.errors import LocalProtocolError, MaterialReusedError
 from protocols.identifiers import Role
 from protocols.linear_steps import linear_step
-from protocols.masked_plan import SIGMA_WIRE, ConvItem, InputItem, MaskedPlan, ProductItem, ScaleItem, WireItem
+from protocols.masked_plan import (
+    SIGMA_WIRE,
+    ConvItem,
+    InputItem,
+    Item,
+    MaskedPlan,
+    ProductItem,
+    ReluBitsItem,
+    ReluItem,
+    ReluSignItem,
+    ScaleItem,
+    WireItem,
+)
 from protocols.network import Gate, Layer, WireUses
 from protocols.prg import Prg
 from protocols.truncation import truncate_mask
@@ -32,10 +49,10 @@ from protocols.unpicklable import Unpicklable
 
 
 class Stream(IntEnum):
-    """The kinds of tensor of one wire: with its number they address a stream, so no two overlap."""
+    """The kinds of tensor of one item: with its number they address a stream, so no two overlap."""
 
-    OPENING = 0  # e: inside the opened sum
-    MASK = 1  # A's share of the truncated mask; the share of either for inputs
+    OPENING = 0  # inside what is opened: either server's
+    DEALT = 1  # A's share of the first dealt tensor; the second has the next kind
 
 
 def operands(layer: Layer, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -46,37 +63,48 @@ def operands(layer: Layer, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
     return inputs[0], inputs[1]
 
 
-def mask_corrections(
+def dealt_corrections(
     plan: MaskedPlan, seed_a: bytes, seed_b: bytes, weight_masks: Mapping[str, Tensor]
 ) -> Iterator[Int64[Tensor, "..."]]:
-    """B's share of the mask of each wire in `plan.corrected`, in order. Run by the dealer.
+    """B's shares of what the dealer determines, of the shapes `plan.corrections`, in order. Run by the dealer.
 
     weight_masks: b = b_A + b_B of the push, by weight name.
     """
     prg_a, prg_b = Prg(seed_a), Prg(seed_b)
-    network, bits = plan.network, plan.network.wire_frac_bits()
-    layers = {layer.out: layer for layer in network.layers}
-    remaining = WireUses(network)
+    layers, uses = plan.lowered.by_name, WireUses(plan.lowered.layers)
     masks: dict[str, Tensor] = {}
     for level in plan.levels:
         for item in level.items:
+            first, second = (prg.words(item.number, Stream.OPENING, item.shape) for prg in (prg_a, prg_b))
             if isinstance(item, InputItem):
-                masks[item.wire] = plan.extended(item, _both(prg_a, prg_b, item, Stream.MASK))
+                masks[item.layer] = plan.extended(item, first.add_(second))
                 continue
-            layer = layers[item.wire]
+            layer = layers[item.layer]
             sources = [masks[source] for source in layer.sources]
-            e = _both(prg_a, prg_b, item, Stream.OPENING)
-            mask = truncate_mask(_full_mask(item, layer, sources, e, weight_masks), item.shift)
-            masks[item.wire] = mask
-            yield mask - prg_a.words(item.number, Stream.MASK, item.shape)
-            remaining.read(layer, masks)
+            dealt: list[Tensor] = []
+            match item:
+                case WireItem():
+                    masks[item.layer] = truncate_mask(
+                        _full_mask(item, layer, sources, first.add_(second), weight_masks), item.shift
+                    )
+                    dealt = [masks[item.layer]]
+                case ReluBitsItem():
+                    dealt = _bit_products(item, sources[0], first.bitwise_xor_(second))
+                case ReluSignItem():
+                    bit = unpacked(first.bitwise_xor_(second), sources[0].numel()).view(item.elements).long()
+                    dealt = [bit, bit * sources[0]]
+                case ReluItem():
+                    masks[item.layer] = first.add_(second)
+            for place, tensor in enumerate(dealt):
+                own = prg_a.words(item.number, Stream.DEALT + place, item.dealt_shapes[place])
+                yield tensor ^ own if isinstance(item, ReluBitsItem) else tensor - own
+            if isinstance(item, WireItem | ReluItem):
+                uses.read(layer, masks)
         for layer in level.layers:
-            masks[layer.out] = linear_step(layer, [masks[source] for source in layer.sources], masks.get(SIGMA_WIRE), bits)
-            remaining.read(layer, masks)
-
-
-def _both(prg_a: Prg, prg_b: Prg, item: WireItem, kind: Stream) -> Tensor:
-    return prg_a.words(item.number, kind, item.shape).add_(prg_b.words(item.number, kind, item.shape))
+            masks[layer.out] = linear_step(
+                layer, [masks[source] for source in layer.sources], masks.get(SIGMA_WIRE), plan.lowered.formats
+            )
+            uses.read(layer, masks)
 
 
 def _full_mask(item: WireItem, layer: Layer, sources: list[Tensor], e: Tensor, weight_masks: Mapping[str, Tensor]) -> Tensor:
@@ -89,38 +117,47 @@ def _full_mask(item: WireItem, layer: Layer, sources: list[Tensor], e: Tensor, w
             return e.sub_(left * right)
         case ScaleItem():
             return e
-    raise AssertionError(f"no mask of {item.kind}")  # an item type was added without this case
+    raise AssertionError(f"no mask of {item}")  # an item type was added without this case
+
+
+def _bit_products(item: ReluBitsItem, mask: Tensor, masks: Tensor) -> list[Tensor]:
+    """Products of the bits of a wire's mask, and of the masks of its block bits; packed."""
+    circuit, shapes = item.circuit, item.dealt_shapes
+    of_bits = circuit.products(bit_planes(mask, item.bits), circuit.bit_products)
+    of_masks = circuit.products(masks.view(circuit.masked_bits, -1), circuit.mask_pairs)
+    return [of_bits.view(shapes[0]), of_masks.view(shapes[1])]
 
 
 class PartyMasks(Unpicklable):
     """One server's half of one batch: every tensor is given out once."""
 
     def __init__(self, role: Role, seed: bytes, corrections: Iterator[Int64[Tensor, "..."]]) -> None:
-        """corrections: server B's shares of the masks in plan order, read as they are needed; server A reads none."""
+        """corrections: server B's shares of what is dealt, in plan order, read as they are needed; server A reads none."""
         self._role = role
         self._prg = Prg(seed)
         self._corrections = corrections
-        self._taken: set[tuple[int, Stream]] = set()
+        self._taken: set[tuple[int, int]] = set()
 
     def __repr__(self) -> str:
         return f"PartyMasks(role={self._role.value}, taken={len(self._taken)})"
 
-    def opening(self, item: WireItem) -> Int64[Tensor, "..."]:
-        """This server's share of e."""
+    def opening(self, item: Item) -> Int64[Tensor, "..."]:
+        """This server's stream inside an opening. Raises MaterialReusedError the second time."""
         self._take(item, Stream.OPENING)
         return self._prg.words(item.number, Stream.OPENING, item.shape)
 
-    def mask(self, item: WireItem) -> Int64[Tensor, "..."]:
-        """This server's share of the truncated mask."""
-        self._take(item, Stream.MASK)
-        if self._role is Role.A or isinstance(item, InputItem):
-            return self._prg.words(item.number, Stream.MASK, item.shape)
+    def dealt(self, item: Item, place: int = 0) -> Int64[Tensor, "..."]:
+        """This server's share of a dealt tensor. Raises MaterialReusedError the second time, LocalProtocolError."""
+        self._take(item, Stream.DEALT + place)
+        shape = item.dealt_shapes[place]
+        if self._role is Role.A:
+            return self._prg.words(item.number, Stream.DEALT + place, shape)
         words = next(self._corrections, None)
-        if words is None or tuple(words.shape) != item.shape:
-            raise LocalProtocolError(f"{item.wire}: the dealer's correction has not arrived")
+        if words is None or tuple(words.shape) != shape:
+            raise LocalProtocolError(f"{item.layer}: the dealer's correction has not arrived")
         return words
 
-    def _take(self, item: WireItem, kind: Stream) -> None:
+    def _take(self, item: Item, kind: int) -> None:
         if (item.number, kind) in self._taken:
-            raise MaterialReusedError(f"{item.wire}: its {kind.name.lower()} has been used")
+            raise MaterialReusedError(f"{item.layer}: stream {kind} of item {item.number} has been used")
         self._taken.add((item.number, kind))

@@ -18,11 +18,24 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from protocols import ring
+from protocols.bit_planes import bit_planes, unpacked
 from protocols.errors import LocalProtocolError
 from protocols.identifiers import Role
 from protocols.linear_steps import linear_step, pool_sum
 from protocols.masked_dealing import PartyMasks, operands
-from protocols.masked_plan import SIGMA_WIRE, ConvItem, InputItem, MaskedPlan, ProductItem, ScaleItem, WireItem
+from protocols.masked_plan import (
+    SIGMA_WIRE,
+    ConvItem,
+    InputItem,
+    Item,
+    MaskedPlan,
+    ProductItem,
+    ReluBitsItem,
+    ReluItem,
+    ReluSignItem,
+    ScaleItem,
+    WireItem,
+)
 from protocols.network import IMAGE_WIRE, AvgPool, Layer, WireUses
 from protocols.shared_model import SharedModel
 from protocols.truncation import flagged, truncate_public
@@ -53,6 +66,16 @@ class MaskedResult(Unpicklable):
     flags: int  # opened wires with a flag; the same at both servers
 
 
+@dataclass(frozen=True, eq=False)
+class _ReluShares(Unpicklable):
+    """One server's half of what a ReLU needs: shares of its source's mask, packed bits, and the masks of its openings."""
+
+    mask: Tensor = field(repr=False)
+    bit_products: Tensor = field(repr=False)
+    bit_masks: Tensor = field(repr=False)
+    mask_products: Tensor = field(repr=False)
+
+
 class MaskedEvaluation(Unpicklable):
     """One evaluation at one server. `prepare`, then `run`, once each."""
 
@@ -61,105 +84,130 @@ class MaskedEvaluation(Unpicklable):
         self._plan = plan
         self._model = model
         self._masks = masks
-        self._bits = plan.network.wire_frac_bits()
-        self._layers = {layer.out: layer for layer in plan.network.layers}
-        self._addends: dict[str, Tensor] = {}  # what is added to the public part of each opening
-        self._factors: dict[str, tuple[Tensor, Tensor]] = {}  # mask shares of both factors of a product
+        self._layers = plan.lowered.by_name
+        self._addends: dict[int, Tensor] = {}  # what is added to the public part of each opening, by item
+        self._factors: dict[int, tuple[Tensor, Tensor]] = {}  # mask shares of a product's factors; of a ReLU's bit and g*l
+        self._relus: dict[str, _ReluShares] = {}
         self._output_mask: Tensor | None = None
 
     def prepare(self) -> None:
         """Fold everything that does not depend on the image."""
-        plan, uses = self._plan, WireUses(self._plan.network)
+        plan, uses = self._plan, WireUses(self._plan.lowered.layers)
         masks: dict[str, Tensor] = {}
         for level in plan.levels:
             for item in level.items:
                 if isinstance(item, InputItem):
-                    self._addends[item.wire] = self._masks.mask(item)
-                    masks[item.wire] = plan.extended(item, self._addends[item.wire])
+                    self._addends[item.number] = self._masks.opening(item)
+                    masks[item.layer] = plan.extended(item, self._addends[item.number])
                     continue
-                layer = self._layers[item.wire]
+                layer = self._layers[item.layer]
                 self._fold(item, layer, [masks[source] for source in layer.sources])
-                masks[item.wire] = self._masks.mask(item)
-                uses.read(layer, masks)
+                if isinstance(item, WireItem):
+                    masks[item.layer] = self._masks.dealt(item)
+                elif isinstance(item, ReluItem):
+                    masks[item.layer] = self._addends[item.number]
+                if isinstance(item, WireItem | ReluItem):
+                    uses.read(layer, masks)
             for layer in level.layers:
                 sources = [masks[source] for source in layer.sources]
-                masks[layer.out] = linear_step(layer, sources, masks.get(SIGMA_WIRE), self._bits)
+                masks[layer.out] = linear_step(layer, sources, masks.get(SIGMA_WIRE), plan.lowered.formats)
                 uses.read(layer, masks)
-        self._output_mask = masks[plan.network.layers[-1].out]
+        self._output_mask = masks[plan.lowered.output]
 
-    def _fold(self, item: WireItem, layer: Layer, masks: list[Tensor]) -> None:
-        if isinstance(item, ProductItem):
-            self._factors[item.wire] = operands(layer, masks)  # its addend is PRG output alone: expanded when it is needed
-            return
-        addend = self._masks.opening(item)
+    def _fold(self, item: Item, layer: Layer, masks: list[Tensor]) -> None:
         match item:
             case ConvItem():
-                delta = self._model.weights[item.weight].delta
-                addend -= ring.conv2d(item.source(masks[0]), delta, item.geometry)
+                addend = self._masks.opening(item)
+                addend -= ring.conv2d(item.source(masks[0]), self._model.weights[item.weight].delta, item.geometry)
                 if item.bias:
                     addend += (self._model.biases[item.bias] << item.bias_shift).view(-1, 1, 1)
+                self._addends[item.number] = addend
+            case ProductItem():
+                self._factors[item.number] = operands(layer, masks)  # its addend is PRG output alone: expanded when needed
             case ScaleItem():
-                addend -= item.multiplier * (pool_sum(masks[0], layer) if isinstance(layer, AvgPool) else masks[0])
-        self._addends[item.wire] = addend
+                x = pool_sum(masks[0], layer) if isinstance(layer, AvgPool) else masks[0]
+                self._addends[item.number] = self._masks.opening(item).sub_(x, alpha=item.multiplier)
+            case ReluBitsItem():
+                bit_masks = self._masks.opening(item)
+                self._relus[item.layer] = _ReluShares(masks[0], self._masks.dealt(item, 0), bit_masks, self._masks.dealt(item, 1))
+            case ReluSignItem():
+                self._factors[item.number] = (self._masks.dealt(item, 0), self._masks.dealt(item, 1))
+                self._addends[item.number] = self._masks.opening(item)
+            case ReluItem():
+                self._addends[item.number] = self._masks.opening(item)
 
     def run(self, image: Int64[Tensor, "1 h w"], sigma: Int64[Tensor, "1 1 1"], opener: Opener) -> MaskedResult:
         """image, sigma: this server's shares at FRAC_BITS. Raises LocalProtocolError before `prepare` or a second time."""
         if self._output_mask is None:
             raise LocalProtocolError("the evaluation is not prepared, or has run")
         output_mask, self._output_mask = self._output_mask, None
-        plan, uses = self._plan, WireUses(self._plan.network)
+        plan, uses = self._plan, WireUses(self._plan.lowered.layers)
         shares = {IMAGE_WIRE: image, SIGMA_WIRE: sigma}
-        public: dict[str, Tensor] = {}
+        public: dict[str, Tensor] = {}  # the public part of each wire
+        bits: dict[str, Tensor] = {}  # what the last step of each ReLU opened
         flags = 0
         for index, level in enumerate(plan.levels):
             opener.begin(index, plan.opened_words(index))
             summands = [
-                self._blocks(item, shares[item.wire])
+                self._input(item, shares[item.layer])
                 if isinstance(item, InputItem)
-                else self._summand(item, [public[source] for source in self._layers[item.wire].sources])
+                else self._summand(item, [public[source] for source in self._layers[item.layer].sources], bits.get(item.layer))
                 for item in level.items
             ]
             opened, found = _open(level.items, summands, opener)
             flags += found
             for item, words in zip(level.items, opened, strict=True):
-                public[item.wire] = plan.extended(item, words)
+                if isinstance(item, ReluBitsItem | ReluSignItem):
+                    bits[item.layer] = words
+                    continue
+                public[item.layer] = plan.extended(item, words)
                 if not isinstance(item, InputItem):
-                    uses.read(self._layers[item.wire], public)
+                    bits.pop(item.layer, None)
+                    uses.read(self._layers[item.layer], public)
             for layer in level.layers:
                 sources = [public[source] for source in layer.sources]
-                public[layer.out] = linear_step(layer, sources, public.get(SIGMA_WIRE), self._bits)
+                public[layer.out] = linear_step(layer, sources, public.get(SIGMA_WIRE), plan.lowered.formats)
                 uses.read(layer, public)
-        last = public[plan.network.layers[-1].out]
+        last = public[plan.lowered.output]
         return MaskedResult(plan.output(last - output_mask if self._leads else -output_mask), flags)
 
-    def _blocks(self, item: WireItem, share: Tensor) -> Iterator[Tensor]:
+    def _input(self, item: Item, share: Tensor) -> Iterator[Tensor]:
         """An input plus its mask, by blocks of rows."""
-        mask = self._addends.pop(item.wire)
+        mask = self._addends.pop(item.number)
         for top, bottom in row_blocks(item):
             yield share[:, top:bottom] + mask[:, top:bottom]
 
-    def _summand(self, item: WireItem, public: list[Tensor]) -> Iterator[Tensor]:
-        """c_i of one wire, by blocks of rows."""
-        addend = self._masks.opening(item) if isinstance(item, ProductItem) else self._addends.pop(item.wire)
+    def _summand(self, item: Item, public: list[Tensor], bits: Tensor | None) -> Iterator[Tensor]:
+        """c_i of one opening, by blocks of rows. bits: what the step before opened, in a ReLU."""
         match item:
             case ConvItem():
+                addend = self._addends.pop(item.number)
                 weight = self._model.weights[item.weight]
                 kernel = weight.delta + weight.mask_share if self._leads else weight.mask_share
                 convolution = ring.Convolution(item.source(public[0]), kernel, item.geometry)
                 for top, bottom in row_blocks(item):
                     yield convolution.rows(top, bottom).add_(addend[:, top:bottom])
             case ProductItem():
-                left, right = operands(self._layers[item.wire], public)
-                left_mask, right_mask = self._factors.pop(item.wire)
+                addend = self._masks.opening(item)
+                factors = (*operands(self._layers[item.layer], public), *self._factors.pop(item.number))
                 for top, bottom in row_blocks(item):
-                    rows = [_rows(x, item, top, bottom) for x in (left, right, left_mask, right_mask, addend)]
-                    yield self._product(*rows)
+                    yield self._product(*(_rows(x, item, top, bottom) for x in (*factors, addend)))
             case ScaleItem():
-                layer = self._layers[item.wire]
+                layer = self._layers[item.layer]
                 x = pool_sum(public[0], layer) if isinstance(layer, AvgPool) else public[0]
+                addend = self._addends.pop(item.number)
                 for top, bottom in row_blocks(item):
                     share = addend[:, top:bottom].clone()
                     yield share.add_(x[:, top:bottom], alpha=item.multiplier) if self._leads else share
+            case ReluBitsItem():
+                yield self._block_bits(item, public[0])
+            case ReluSignItem() if bits is not None:
+                yield self._sign(item, public[0], bits)
+            case ReluItem() if bits is not None:
+                shares = (self._relus.pop(item.layer).mask, *self._factors.pop(item.number - 1), self._addends.pop(item.number))
+                opened = unpacked(bits.view(-1), item.words).view(item.shape)
+                for top, bottom in row_blocks(item):
+                    yield self._rectified(*(x[:, top:bottom] for x in (public[0], opened, *shares)))
 
     def _product(self, left: Tensor, right: Tensor, left_mask: Tensor, right_mask: Tensor, addend: Tensor) -> Tensor:
         """[u*v + r] = Du*Dv - Du*[lv] - [lu]*Dv + [e]; the first term is A's."""
@@ -168,8 +216,32 @@ class MaskedEvaluation(Unpicklable):
         out -= left_mask * right
         return out.add_(addend)
 
+    def _block_bits(self, item: ReluBitsItem, public: Tensor) -> Tensor:
+        """XOR shares of the block bits, masked."""
+        shares = self._relus[item.layer]
+        planes = bit_planes(public, item.bits)
+        bits = item.circuit.block_bits(planes, shares.bit_products.view(-1, item.shape[2]), self._leads)
+        return bits.view(item.shape) ^ shares.bit_masks
 
-def row_blocks(item: WireItem) -> Iterator[tuple[int, int]]:
+    def _sign(self, item: ReluSignItem, public: Tensor, opened: Tensor) -> Tensor:
+        """XOR share of the sign, masked: D[k-1] ^ l[k-1] ^ borrow."""
+        shares, packed = self._relus[item.layer], item.shape[2]
+        opened, masks, products = (x.view(-1, packed) for x in (opened, shares.bit_masks, shares.mask_products))
+        out = item.circuit.borrow(opened, masks, products, self._leads)
+        out ^= shares.bit_products.view(-1, packed)[-1]
+        if self._leads:
+            out ^= bit_planes(public, item.bits)[-1]
+        return out.view(item.shape) ^ self._addends.pop(item.number)
+
+    def _rectified(self, public: Tensor, opened: Tensor, mask: Tensor, bit: Tensor, bit_mask: Tensor, addend: Tensor) -> Tensor:
+        """[(1-m)*x - (1-2m)*(D*g - g*l) + r]: x where the sign bit m ^ g is 0, else 0."""
+        negative = opened.bool()
+        product = (public * bit).sub_(bit_mask)
+        own = public - mask if self._leads else -mask
+        return torch.where(negative, product, own.sub_(product)).add_(addend)
+
+
+def row_blocks(item: Item) -> Iterator[tuple[int, int]]:
     """Top and bottom of each block of rows in which a wire is opened. Public, the same at both servers."""
     channels, height, width = item.shape
     rows = max(1, BLOCK_WORDS // (channels * width))
@@ -177,23 +249,29 @@ def row_blocks(item: WireItem) -> Iterator[tuple[int, int]]:
         yield top, min(top + rows, height)
 
 
-def _rows(x: Tensor, item: WireItem, top: int, bottom: int) -> Tensor:
+def _rows(x: Tensor, item: Item, top: int, bottom: int) -> Tensor:
     """Rows of a factor; a vector over channels is the same for all."""
     return x[:, top:bottom] if x.shape[1] == item.shape[1] else x
 
 
-def _open(items: Iterable[WireItem], summands: Iterable[Iterator[Tensor]], opener: Opener) -> tuple[list[Tensor], int]:
-    """One message each way: c = c_A + c_B of every wire, truncated; and how many wires are flagged."""
+def _open(items: Iterable[Item], summands: Iterable[Iterator[Tensor]], opener: Opener) -> tuple[list[Tensor], int]:
+    """One message each way: c = c_A + c_B (XOR for bits), wires truncated; and how many wires are flagged."""
     opened: list[Tensor] = []
-    flagged_wires: set[str] = set()
-    waiting: list[tuple[WireItem, Tensor, int, int, Tensor]] = []
+    flagged_wires: set[int] = set()
+    waiting: list[tuple[Item, Tensor, int, int, Tensor]] = []
 
     def receive() -> None:
         item, target, top, bottom, own = waiting.pop(0)
-        block = opener.receive(tuple(own.shape)).add_(own)
-        if not isinstance(item, InputItem) and flagged(block, item.magnitude_bits):
-            flagged_wires.add(item.wire)
-        target[:, top:bottom] = truncate_public(block, item.shift)
+        block = opener.receive(tuple(own.shape))
+        if isinstance(item, ReluBitsItem | ReluSignItem):
+            target[:, top:bottom] = block.bitwise_xor_(own)
+            return
+        block.add_(own)
+        if isinstance(item, WireItem):
+            if flagged(block, item.magnitude_bits):
+                flagged_wires.add(item.number)
+            truncate_public(block, item.shift)
+        target[:, top:bottom] = block
 
     for item, blocks in zip(items, summands, strict=True):
         target = torch.empty(item.shape, dtype=torch.int64)

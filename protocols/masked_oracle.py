@@ -11,8 +11,8 @@ from torch import Tensor
 from protocols import ring
 from protocols.linear_steps import linear_step, pool_sum
 from protocols.masked_dealing import operands
-from protocols.masked_plan import SIGMA_WIRE, ConvItem, InputItem, MaskedPlan, ProductItem, ScaleItem, WireItem
-from protocols.network import AvgPool, Layer, WireUses
+from protocols.masked_plan import SIGMA_WIRE, ConvItem, InputItem, MaskedPlan, ProductItem, ReluItem, ScaleItem, WireItem
+from protocols.network import IMAGE_WIRE, AvgPool, Layer, WireUses
 
 Truncate = Callable[[WireItem, Tensor], Tensor]
 
@@ -23,10 +23,10 @@ def floor(item: WireItem, product: Tensor) -> Tensor:
 
 
 def exact_carries(masks: Mapping[str, Tensor]) -> Truncate:
-    """Rounds as the engine does under these masks r, by wire name, before their own truncation."""
+    """Rounds as the engine does under these masks r, by layer, before their own truncation."""
 
     def truncate(item: WireItem, product: Tensor) -> Tensor:
-        mask = masks[item.wire]
+        mask = masks[item.layer]
         return ((product + mask) >> item.shift) - (mask >> item.shift)
 
     return truncate
@@ -36,22 +36,28 @@ def masked_oracle(
     plan: MaskedPlan, weights: Mapping[str, Tensor], image: Int64[Tensor, "1 h w"], sigma: Tensor, truncate: Truncate = floor
 ) -> Int64[Tensor, "c h_out w_out"]:
     """Run the network. weights: `.weight` at weight_frac_bits, biases at FRAC_BITS. sigma: one word, shape (1, 1, 1)."""
-    network, bits = plan.network, plan.network.wire_frac_bits()
-    layers = {layer.out: layer for layer in network.layers}
-    uses, wires = WireUses(network), {}
-    inputs = {SIGMA_WIRE: sigma}
+    layers, uses = plan.lowered.by_name, WireUses(plan.lowered.layers)
+    inputs = {IMAGE_WIRE: image, SIGMA_WIRE: sigma}
+    wires: dict[str, Tensor] = {}
     for level in plan.levels:
         for item in level.items:
             if isinstance(item, InputItem):
-                wires[item.wire] = plan.extended(item, inputs.get(item.wire, image))
+                wires[item.layer] = plan.extended(item, inputs[item.layer])
                 continue
-            layer = layers[item.wire]
-            wires[item.wire] = truncate(item, _product(item, layer, [wires[source] for source in layer.sources], weights))
+            layer = layers[item.layer]
+            sources = [wires[source] for source in layer.sources]
+            if isinstance(item, WireItem):
+                wires[item.layer] = truncate(item, _product(item, layer, sources, weights))
+            elif isinstance(item, ReluItem):
+                wires[item.layer] = sources[0].clamp(min=0)
+            else:
+                continue  # an earlier step of a ReLU
             uses.read(layer, wires)
         for layer in level.layers:
-            wires[layer.out] = linear_step(layer, [wires[source] for source in layer.sources], wires.get(SIGMA_WIRE), bits)
+            sources = [wires[source] for source in layer.sources]
+            wires[layer.out] = linear_step(layer, sources, wires.get(SIGMA_WIRE), plan.lowered.formats)
             uses.read(layer, wires)
-    return plan.output(wires[network.layers[-1].out])
+    return plan.output(wires[plan.lowered.output])
 
 
 def _product(item: WireItem, layer: Layer, sources: list[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
@@ -66,4 +72,4 @@ def _product(item: WireItem, layer: Layer, sources: list[Tensor], weights: Mappi
         case ScaleItem():
             x = pool_sum(sources[0], layer) if isinstance(layer, AvgPool) else sources[0]
             return x * item.multiplier
-    raise AssertionError(f"no product of {item.kind}")  # an item type was added without this case
+    raise AssertionError(f"no product of {item}")  # an item type was added without this case

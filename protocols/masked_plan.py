@@ -1,23 +1,24 @@
-"""The dealing plan of the masked engine: which wires are opened, in which message, and how each is truncated.
+"""The dealing plan of the masked engine: what is opened, in which message, and how each wire is truncated.
 
 Derived from the public network description alone, so dealer and servers compute it independently and compare digests. A wire is
-opened once, c = y + r under its own fresh mask r; wires whose sources are known at the same time share one message.
+opened once, c = y + r under its own fresh mask r; what is known at the same time shares one message. A ReLU opens masked bits, a
+masked sign and its result (protocols.sign_bits).
 """
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Final
 
 from torch import Tensor
 
+from protocols.bit_planes import plane_words
 from protocols.errors import NetworkDescriptionError
 from protocols.fixed_point import FRAC_BITS
 from protocols.linear_steps import LINEAR, extend_edges
+from protocols.lowering import Lowered, WireFormat, check_sign, lower
 from protocols.network import (
     IMAGE_WIRE,
-    TRUNCATED,
     AvgPool,
     Conv,
     Gate,
@@ -25,48 +26,62 @@ from protocols.network import (
     Linear,
     Network,
     Product,
+    Relu,
     Scale,
     Shape,
 )
 from protocols.ring import WORD_BYTES, ConvGeometry
+from protocols.sign_bits import SignBits
 from protocols.truncation import RING_BITS, flag_probability
 
 SIGMA_WIRE: Final = "noise level"  # one word; no layer can have this name
 MEAN_BITS: Final = 12  # of the reciprocal of a window's size, unless that is a power of two
+MAX_SIGN_BITS: Final = 33  # eight blocks: each more doubles what is dealt
 
 
 @dataclass(frozen=True)
-class WireItem:
-    """One wire to open. number: its place among all, the label of its streams. shift: f of the truncation; 0 for inputs.
+class Item:
+    """Something to open. number: its place among all, the label of its streams. shape: of the words that each server sends.
 
-    magnitude_bits: l, with |y| < 2^l for the untruncated integer y (protocols.truncation).
+    layer: the lowered layer that it belongs to; an input's own name.
     """
 
-    kind: ClassVar[str]
     number: int
-    wire: str
+    layer: str
     shape: Shape
-    shift: int
-    magnitude_bits: int
 
     @property
     def words(self) -> int:
         channels, height, width = self.shape
         return channels * height * width
 
+    @property
+    def dealt_shapes(self) -> tuple[Shape, ...]:
+        """Tensors that the dealer determines: A's share is PRG output, B's share is a correction."""
+        return ()
+
 
 @dataclass(frozen=True)
-class InputItem(WireItem):
-    """The image, or the noise level: uniformly masked, not truncated. Needs no correction."""
+class InputItem(Item):
+    """The image, or the noise level: uniformly masked, not truncated."""
 
-    kind = "input"
+
+@dataclass(frozen=True)
+class WireItem(Item):
+    """A wire that is truncated. shift: f. magnitude_bits: l, with |y| < 2^l before it (protocols.truncation)."""
+
+    shift: int
+    magnitude_bits: int
+
+    @property
+    def dealt_shapes(self) -> tuple[Shape, ...]:
+        return (self.shape,)  # the truncated mask
 
 
 @dataclass(frozen=True)
 class ConvItem(WireItem):
     """x * w + bias, with w masked once per push. A linear layer is a 1x1 convolution of a 1x1 plane."""
 
-    kind = "conv"
     weight: str
     bias: str  # "" where there is none
     weight_shape: tuple[int, ...]
@@ -83,22 +98,55 @@ class ConvItem(WireItem):
 class ProductItem(WireItem):
     """Element-wise product of two wires; the right one may be a vector over channels."""
 
-    kind = "product"
-
 
 @dataclass(frozen=True)
 class ScaleItem(WireItem):
     """A wire times a public integer: a scale, or the mean over a window."""
 
-    kind = "scale"
     multiplier: int
 
 
 @dataclass(frozen=True)
-class Level:
-    """One message each way: the wires that are opened in it, and the layers that can be computed right after it."""
+class SignItem(Item):
+    """A step of a ReLU. elements: of its wire. bits: that hold its source in two's complement."""
 
-    items: tuple[WireItem, ...]
+    elements: Shape
+    bits: int
+
+    @property
+    def circuit(self) -> SignBits:
+        return SignBits(self.bits)
+
+
+@dataclass(frozen=True)
+class ReluBitsItem(SignItem):
+    """Opens the masked block bits, by XOR. Dealt: products of the mask's bits, and products of the bits' masks."""
+
+    @property
+    def dealt_shapes(self) -> tuple[Shape, ...]:
+        packed = self.shape[2]
+        return ((len(self.circuit.bit_products), 1, packed), (len(self.circuit.mask_pairs), 1, packed))
+
+
+@dataclass(frozen=True)
+class ReluSignItem(SignItem):
+    """Opens the sign under a mask bit g, by XOR. Dealt: g and g * l as ring elements, for the product that follows."""
+
+    @property
+    def dealt_shapes(self) -> tuple[Shape, ...]:
+        return (self.elements, self.elements)
+
+
+@dataclass(frozen=True)
+class ReluItem(SignItem):
+    """Opens the result under a fresh mask; nothing is truncated, nothing dealt."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """One message each way: what is opened in it, and the layers that can be computed right after it."""
+
+    items: tuple[Item, ...]
     layers: tuple[Layer, ...]
 
 
@@ -109,14 +157,20 @@ class MaskedPlan:
     network: Network
     height: int
     width: int
+    lowered: Lowered
     levels: tuple[Level, ...]
 
     engine: ClassVar[str] = "masked"
 
+    @property
+    def formats(self) -> dict[str, WireFormat]:
+        """Of every wire."""
+        return dict(self.lowered.formats)
+
     @cached_property
-    def items(self) -> dict[str, WireItem]:
-        """Every opened wire, by name, in order of opening."""
-        return {item.wire: item for level in self.levels for item in level.items}
+    def items(self) -> tuple[Item, ...]:
+        """Everything that is opened, in order."""
+        return tuple(item for level in self.levels for item in level.items)
 
     @cached_property
     def digest(self) -> bytes:
@@ -125,38 +179,38 @@ class MaskedPlan:
         text = f"masked-plan-1|{self.network.digest.hex()}|{self.height}x{self.width}|{openings!r}"
         return hashlib.sha256(text.encode()).digest()
 
-    @property
-    def rounds(self) -> int:
-        """Messages each way."""
-        return len(self.levels)
-
-    def extended(self, item: WireItem, words: Tensor) -> Tensor:
-        """The image's edges repeated up to the padded size; other wires as they are."""
-        return extend_edges(words, *self.network.padded_size(self.height, self.width)) if item.wire == IMAGE_WIRE else words
+    def extended(self, item: Item, words: Tensor) -> Tensor:
+        """The image's edges repeated up to the padded size; other inputs as they are."""
+        return extend_edges(words, *self.network.padded_size(self.height, self.width)) if item.layer == IMAGE_WIRE else words
 
     def output(self, last: Tensor) -> Tensor:
         """The last wire, cropped to the image where it is as large as the padded one."""
         padded = self.network.padded_size(self.height, self.width)
         return last[:, : self.height, : self.width] if tuple(last.shape[1:]) == padded else last
 
+    @property
+    def rounds(self) -> int:
+        """Messages each way."""
+        return len(self.levels)
+
     def opened_words(self, index: int) -> int:
         """Ring words that each server sends in message number `index`."""
         return sum(item.words for item in self.levels[index].items)
 
     @cached_property
-    def corrected(self) -> tuple[WireItem, ...]:
-        """The wires for which the dealer sends B its share of the mask, in order."""
-        return tuple(item for item in self.items.values() if not isinstance(item, InputItem))
+    def corrections(self) -> tuple[Shape, ...]:
+        """The shapes of what the dealer sends to B, in order."""
+        return tuple(shape for item in self.items for shape in item.dealt_shapes)
 
     @property
     def correction_sizes(self) -> list[int]:
         """Bytes of each correction, in the order in which the dealer sends them."""
-        return [item.words * WORD_BYTES for item in self.corrected]
+        return [planes * height * width * WORD_BYTES for planes, height, width in self.corrections]
 
     @property
     def sent_bytes(self) -> int:
-        """Bytes of opened wires that each server sends to the other."""
-        return sum(item.words for item in self.items.values()) * WORD_BYTES
+        """Bytes that each server sends to the other."""
+        return sum(item.words for item in self.items) * WORD_BYTES
 
     @property
     def dealt_bytes(self) -> int:
@@ -166,72 +220,81 @@ class MaskedPlan:
     @property
     def expected_flags(self) -> float:
         """Flagged elements to expect in one evaluation: nearly the probability that it has to be repeated."""
-        return sum(flag_probability(item.magnitude_bits, item.words) for item in self.corrected)
-
-
-def uncovered(network: Network) -> list[str]:
-    """Layers that the masked engine does not evaluate; a network that has any runs on the general engine."""
-    return [layer.out for layer in network.layers if not isinstance(layer, (*LINEAR, *TRUNCATED))]
+        return sum(flag_probability(item.magnitude_bits, item.words) for item in self.items if isinstance(item, WireItem))
 
 
 def masked_plan(network: Network, height: int, width: int) -> MaskedPlan:
-    """Derive the plan. Raises NetworkDescriptionError where the network does not fit the size."""
-    shapes = network.wire_shapes(height, width)
-    bits = network.wire_frac_bits()
+    """Derive the plan. Raises NetworkDescriptionError where the network does not fit the size or the engine."""
+    lowered = lower(network, height, width)
     inputs: list[tuple[str, Shape]] = [(IMAGE_WIRE, (1, height, width))]
     if network.conditioned:
         inputs.append((SIGMA_WIRE, (1, 1, 1)))
-    depth = {IMAGE_WIRE: 0}
-    opened: dict[int, list[Layer]] = {}
+    items: dict[int, list[Item]] = {0: [InputItem(number, wire, shape) for number, (wire, shape) in enumerate(inputs)]}
     local: dict[int, list[Layer]] = {}
-    for layer in network.layers:
-        depth[layer.out] = max(depth[source] for source in layer.sources) + isinstance(layer, TRUNCATED)
-        (opened if isinstance(layer, TRUNCATED) else local).setdefault(depth[layer.out], []).append(layer)
-    items: list[list[WireItem]] = [[InputItem(n, wire, shape, 0, 0) for n, (wire, shape) in enumerate(inputs)]]
+    depth = {IMAGE_WIRE: 0}
     number = len(inputs)
-    for index in range(1, max(depth.values()) + 1):
-        level = []
-        for layer in opened[index]:
-            level.append(_item(number, layer, [shapes[source] for source in layer.sources], shapes[layer.out], network, bits))
-            number += 1
-        items.append(level)
-    for item in (item for level in items for item in level):
-        if item.shift < 0 or item.magnitude_bits >= RING_BITS - 1:
+    for layer in lowered.layers:
+        start = max(depth[source] for source in layer.sources)
+        steps = [] if isinstance(layer, LINEAR) else _items(number, layer, lowered, network)
+        for step, item in enumerate(steps, start=1):
+            items.setdefault(start + step, []).append(item)
+        number += len(steps)
+        depth[layer.out] = start + len(steps)
+        if not steps:
+            local.setdefault(start, []).append(layer)
+    levels = tuple(Level(tuple(items[index]), tuple(local.get(index, []))) for index in range(len(items)))
+    return MaskedPlan(network, height, width, lowered, levels)
+
+
+def _items(number: int, layer: Layer, lowered: Lowered, network: Network) -> list[Item]:
+    """What one layer opens, one after the other. A product has `fine` fractional bits, its wire has fewer."""
+    formats = [lowered.formats[source] for source in layer.sources]
+    wire, source = lowered.formats[layer.out], formats[0]
+    if isinstance(layer, Relu):
+        return _relu(number, layer.out, source)
+
+    def cut(fine: int) -> tuple[int, int]:
+        shift, size = fine - wire.frac_bits, fine + wire.magnitude_bits
+        if shift < 0 or size >= RING_BITS - 1:
             raise NetworkDescriptionError(
-                f"{item.wire}: {item.magnitude_bits} bits, truncated by {item.shift}, do not fit the ring; correct its range"
+                f"{layer.out}: {size} bits, truncated by {shift}, do not fit the ring; correct its range in the description"
             )
-    levels = tuple(Level(tuple(level), tuple(local.get(index, []))) for index, level in enumerate(items))
-    return MaskedPlan(network, height, width, levels)
+        return shift, size
 
-
-def _item(number: int, layer: Layer, inputs: Sequence[Shape], out: Shape, network: Network, bits: dict[str, int]) -> WireItem:
-    """How the wire of one layer is opened. The product of the sources has `fine` fractional bits, the wire has fewer."""
-    wire, name = network.range_of(layer.out), layer.out
-    source = bits[layer.sources[0]]
+    place = (number, layer.out, wire.shape)
     match layer:
-        case Conv() | Linear():
-            fine = source + network.weight_frac_bits
-            shift, size = fine - wire.frac_bits, fine + wire.magnitude_bits
-            if isinstance(layer, Linear):
-                shape: tuple[int, ...] = (layer.out_features, inputs[0][0] * inputs[0][1] * inputs[0][2], 1, 1)
-                names = (layer.weight_name, layer.bias_name)
-                return ConvItem(number, name, out, shift, size, *names, shape, ConvGeometry(), fine - FRAC_BITS, flattens=True)
-            shape = layer.parameters(inputs)[layer.weight_name]
+        case Conv():
+            fine = source.frac_bits + network.weight_frac_bits
+            shape = layer.parameters([source.shape])[layer.weight_name]
             bias = layer.bias_name if layer.bias else ""
-            return ConvItem(number, name, out, shift, size, layer.weight_name, bias, shape, layer.geometry, fine - FRAC_BITS)
+            return [ConvItem(*place, *cut(fine), layer.weight_name, bias, shape, layer.geometry, fine - FRAC_BITS)]
+        case Linear():
+            fine = source.frac_bits + network.weight_frac_bits
+            shape = (*layer.parameters([source.shape])[layer.weight_name], 1, 1)
+            names = (layer.weight_name, layer.bias_name)
+            return [ConvItem(*place, *cut(fine), *names, shape, ConvGeometry(), fine - FRAC_BITS, flattens=True)]
         case Gate() | Product():
-            fine = source + bits[layer.sources[-1]]
-            return ProductItem(number, name, out, fine - wire.frac_bits, fine + wire.magnitude_bits)
+            return [ProductItem(*place, *cut(source.frac_bits + formats[-1].frac_bits))]
         case Scale():
-            multiplier = round(layer.factor * (1 << FRAC_BITS))
-            fine = source + FRAC_BITS
-            return ScaleItem(number, name, out, fine - wire.frac_bits, fine + wire.magnitude_bits, multiplier)
+            return [ScaleItem(*place, *cut(source.frac_bits + FRAC_BITS), round(layer.factor * (1 << FRAC_BITS)))]
         case AvgPool():
-            rows, columns = layer.window(inputs)
+            rows, columns = layer.window([source.shape])
             multiplier, added = reciprocal(rows * columns)
-            fine = source + added
-            return ScaleItem(number, name, out, fine - wire.frac_bits, fine + wire.magnitude_bits, multiplier)
+            return [ScaleItem(*place, *cut(source.frac_bits + added), multiplier)]
     raise AssertionError(f"no opening of {layer.op}")  # a layer type was added without this case
+
+
+def _relu(number: int, name: str, source: WireFormat) -> list[Item]:
+    bits = source.sign_bits
+    check_sign(name, bits, MAX_SIGN_BITS)
+    channels, height, width = source.shape
+    packed = plane_words(channels * height * width)
+    circuit = (source.shape, bits)
+    return [
+        ReluBitsItem(number, name, (SignBits(bits).masked_bits, 1, packed), *circuit),
+        ReluSignItem(number + 1, name, (1, 1, packed), *circuit),
+        ReluItem(number + 2, name, source.shape, *circuit),
+    ]
 
 
 def reciprocal(count: int) -> tuple[int, int]:

@@ -369,17 +369,6 @@ class Network:
         """The format of a truncated wire."""
         return dict(self.ranges).get(wire, WireRange())
 
-    def wire_frac_bits(self) -> dict[str, int]:
-        """Fractional bits of every wire on the masked engine; sums and concatenations take the finer of their sources."""
-        ranges = dict(self.ranges)
-        bits = {IMAGE_WIRE: FRAC_BITS}
-        for layer in self.layers:
-            if isinstance(layer, TRUNCATED):
-                bits[layer.out] = ranges.get(layer.out, WireRange()).frac_bits
-            else:
-                bits[layer.out] = FRAC_BITS if isinstance(layer, SigmaMap) else max(bits[source] for source in layer.sources)
-        return bits
-
     @property
     def conditioned(self) -> bool:
         """Whether the network reads the noise level."""
@@ -459,8 +448,8 @@ def _layer(entry: dict[str, Any]) -> Layer:
 class WireUses:
     """How often each wire is still to be read: one that nobody reads any more is dropped, which bounds the memory."""
 
-    def __init__(self, network: Network) -> None:
-        self._left = Counter(source for layer in network.layers for source in layer.sources)
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self._left = Counter(source for layer in layers for source in layer.sources)
 
     def read(self, layer: Layer, wires: dict[str, Any]) -> None:
         """A layer has read its sources."""

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Final
 
 from proto import darkroom_pb2 as pb
-from protocols.engines import SessionPlan, choose_engine, session_plan
+from protocols.engines import SessionPlan, session_plan
 from protocols.errors import (
     BadInputError,
     DarkroomError,
@@ -260,7 +260,7 @@ class Evaluator:
 
     def _plan(self, model: PushedModel, request: EvaluationRequest) -> SessionPlan:
         size = request.stored.size
-        plan = session_plan(choose_engine(request.engine, model.network), model.network, size.height, size.width)
+        plan = session_plan(request.engine, model.network, size.height, size.width)
         if plan.dealt_bytes > MAX_MATERIAL_BYTES:
             raise BadInputError(
                 f"a {plan.height}x{plan.width} image needs {plan.dealt_bytes / 2**30:.1f} GiB of material with this model; "

@@ -124,7 +124,7 @@ class MaskedJob:
 
     def __init__(self, job: pb.WorkerJob, role: Role, plan: MaskedPlan, model: SharedModel, pipe: Pipe) -> None:
         dealt = corrections(pipe, plan.correction_sizes if role is Role.B else [])
-        shaped = (words.view(item.shape) for words, item in zip(dealt, plan.corrected, strict=True))
+        shaped = (words.view(shape) for words, shape in zip(dealt, plan.corrections, strict=False))
         self._evaluation = MaskedEvaluation(role, plan, model, PartyMasks(role, job.material_seed, shaped))
 
     def prepare(self) -> None:

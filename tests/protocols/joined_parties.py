@@ -10,7 +10,7 @@ from torch import Tensor
 from protocols import sharing
 from protocols.dealing import push_seed, session_seed, weight_mask_share
 from protocols.identifiers import MaterialId, PushId, Role
-from protocols.masked_dealing import PartyMasks, mask_corrections
+from protocols.masked_dealing import PartyMasks, dealt_corrections
 from protocols.masked_evaluation import MaskedEvaluation, MaskedResult
 from protocols.masked_plan import MaskedPlan, masked_plan
 from protocols.network import Network
@@ -85,7 +85,7 @@ def run_parties(
         for role in Role
     }
     joined.weight_masks = {name: masks[Role.A][name] + masks[Role.B][name] for name in shapes}
-    joined.corrections = list(mask_corrections(plan, joined.seeds[Role.A], joined.seeds[Role.B], joined.weight_masks))
+    joined.corrections = list(dealt_corrections(plan, joined.seeds[Role.A], joined.seeds[Role.B], joined.weight_masks))
     secrets = {"image": image, "sigma": torch.full((1, 1, 1), sigma)} | {n: w for n, w in encoded.items() if n not in shapes}
     first = {name: Prg(derive_key(seed, b"share", name.encode())).words(0, 0, tuple(w.shape)) for name, w in secrets.items()}
     shares = {Role.A: first, Role.B: {name: secret - first[name] for name, secret in secrets.items()}}

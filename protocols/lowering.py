@@ -1,0 +1,154 @@
+"""A network as the masked engine evaluates it: max-pools taken apart, and the fixed-point format of every wire.
+
+Lowered layers have names that no description can have, and are never written to one.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from protocols.errors import NetworkDescriptionError
+from protocols.fixed_point import FRAC_BITS
+from protocols.network import (
+    IMAGE_WIRE,
+    TRUNCATED,
+    Add,
+    Concat,
+    Layer,
+    MaxPool,
+    Network,
+    Pool,
+    Relu,
+    Shape,
+    SigmaMap,
+)
+
+IMAGE_MAGNITUDE_BITS = 2  # the client refuses pixels outside [-1, 2]
+SIGMA_MAGNITUDE_BITS = 1
+
+
+@dataclass(frozen=True)
+class Windows(Pool):
+    """The members of each pooling window, stacked along the channels."""
+
+    op = "windows"
+
+    def shape(self, inputs: Sequence[Shape]) -> Shape:
+        channels, height, width = super().shape(inputs)
+        rows, columns = self.window(inputs)
+        return (channels * rows * columns, height, width)
+
+
+@dataclass(frozen=True)
+class Channels(Layer):
+    """Some of the channels."""
+
+    op = "channels"
+    source: str
+    first: int
+    last: int  # not included
+
+    def shape(self, inputs: Sequence[Shape]) -> Shape:
+        return (self.last - self.first, *inputs[0][1:])
+
+
+@dataclass(frozen=True)
+class Subtract(Add):
+    """Element-wise difference of two wires of one shape."""
+
+    op = "subtract"
+
+
+@dataclass(frozen=True)
+class WireFormat:
+    """frac_bits: of the wire. magnitude_bits: |value| < 2^magnitude_bits."""
+
+    shape: Shape
+    frac_bits: int
+    magnitude_bits: int
+
+    @property
+    def sign_bits(self) -> int:
+        """Bits that hold the wire in two's complement, with one to spare for the carry of its truncation."""
+        return self.frac_bits + self.magnitude_bits + 2
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """Layers in order of evaluation, and the format of each wire for one image size."""
+
+    layers: tuple[Layer, ...]
+    formats: Mapping[str, WireFormat]
+
+    @cached_property
+    def by_name(self) -> dict[str, Layer]:
+        return {layer.out: layer for layer in self.layers}
+
+    @property
+    def output(self) -> str:
+        return self.layers[-1].out
+
+
+def lower(network: Network, height: int, width: int) -> Lowered:
+    """Raises NetworkDescriptionError where the network does not fit the size."""
+    network.wire_shapes(height, width)  # refuses what is too large before anything is built from it
+    padded = (1, *network.padded_size(height, width))
+    formats = {IMAGE_WIRE: WireFormat(padded, FRAC_BITS, IMAGE_MAGNITUDE_BITS)}
+    layers: list[Layer] = []
+    for described in network.layers:
+        parts = _max_pool(described, formats[described.source].shape) if isinstance(described, MaxPool) else [described]
+        for layer in parts:
+            formats[layer.out] = _format(layer, [formats[source] for source in layer.sources], network)
+            layers.append(layer)
+    return Lowered(tuple(layers), formats)
+
+
+def _format(layer: Layer, sources: Sequence[WireFormat], network: Network) -> WireFormat:
+    """The format of what a layer writes."""
+    shape = layer.shape([source.shape for source in sources])
+    if isinstance(layer, TRUNCATED):
+        wire = network.range_of(layer.out)
+        return WireFormat(shape, wire.frac_bits, wire.magnitude_bits)
+    if isinstance(layer, SigmaMap):
+        return WireFormat(shape, FRAC_BITS, SIGMA_MAGNITUDE_BITS)
+    frac_bits = max(source.frac_bits for source in sources)
+    magnitude = max(source.magnitude_bits for source in sources) + isinstance(layer, Add)
+    return WireFormat(shape, frac_bits, magnitude)
+
+
+def _max_pool(layer: MaxPool, source: Shape) -> list[Layer]:
+    """A knock-out: max(l, r) = r + relu(l - r), all pairs of a level side by side along the channels."""
+    channels = source[0]
+    rows, columns = layer.window([source])
+    if rows * columns == 1:
+        return [Windows(layer.out, layer.source, layer.kernel)]
+    parts: list[Layer] = []
+
+    def name(part: str) -> str:
+        return f"{layer.out}|{len(parts)}|{part}"
+
+    def add(made: Layer) -> str:
+        parts.append(made)
+        return made.out
+
+    left = add(Windows(name("windows"), layer.source, layer.kernel))
+    count = rows * columns
+    while count > 1:
+        pairs, odd = divmod(count, 2)
+        split = pairs * channels
+        first, second = add(Channels(name("left"), left, 0, split)), add(Channels(name("right"), left, split, 2 * split))
+        excess = add(Relu(name("excess"), add(Subtract(name("difference"), first, second))))
+        last = pairs + odd == 1
+        winners = add(Add(layer.out if last else name("larger"), second, excess))
+        if odd:
+            winners = add(Concat(name("all"), winners, add(Channels(name("odd"), left, 2 * split, count * channels))))
+        left, count = winners, pairs + odd
+    return parts
+
+
+def check_sign(wire: str, bits: int, limit: int) -> None:
+    """Raises NetworkDescriptionError where a comparison is wider than the engine has a circuit for."""
+    if bits > limit:
+        raise NetworkDescriptionError(
+            f"{wire}: a comparison of {bits} bits; at most {limit} are supported: give its source a smaller range"
+        )
