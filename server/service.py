@@ -29,9 +29,10 @@ from protocols.network import MIN_SIDE
 from protocols.packing import PackingMode
 from protocols.prg import KEY_BYTES
 from protocols.ring import WORD_BYTES
+from server.abort import Abort
 from server.config import ServerConfig
 from server.dealer_client import Boots, DealerClient
-from server.evaluation import Abort, EvaluationRequest, Evaluator, Outcome
+from server.evaluation import EvaluationRequest, Evaluator, Outcome
 from server.grants import verify_grant
 from server.limits import call_limits, queue_of
 from server.metrics import ServerMetrics
@@ -145,12 +146,12 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
     ) -> Iterator[pb.DenoiseReply]:
         """Run by the edge."""
         stop = Abort()
-        context.add_callback(stop)
+        _when_cancelled(context, stop)
         with answering(context, "Denoise", self.metrics, cancelled=lambda: stop.cancelled) as call:
             caller = self._callers.require(context, "edge")
             call.note_id("session", request.session_id)
             with self._admission.place(caller), self._turns.enter(stop.interrupt) as place:
-                stop.also(place.leave)
+                stop.last(place.leave)
                 self._begin_session(request.session_id)
                 task, image = self._checked(request, caller)
                 call.note(object=task.object_id)
@@ -297,12 +298,12 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
     ) -> pb.PushModelReply:
         """Run by the model owner: keep the shares, then open w - b with the other server."""
         stop = Abort()
-        context.add_callback(stop)
+        _when_cancelled(context, stop)
         started = monotonic()
         with answering(context, "PushModel", self.metrics, cancelled=lambda: stop.cancelled) as call:
             caller = self._callers.require(context, "model-owner")
             with self._admission.place(caller), self._turns.enter(stop.interrupt) as place:
-                stop.also(place.leave)
+                stop.last(place.leave)
                 header = next(requests, pb.PushModelRequest()).header
                 call.note_id("session", header.session_id)
                 self._begin_session(header.session_id)
@@ -361,7 +362,7 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
             call.note(session=str(session))
             channel = PeerChannel(Role.B, boot=hello.boot_b)
             channel.attach(messages, cancel=context.cancel)
-            context.add_callback(channel.close)
+            _when_cancelled(context, channel.close)
             self._meeting.arrive(session, channel)
         patience = threading.Timer(UNCLAIMED_SECONDS, self._meeting.expire, (session,))
         patience.daemon = True
@@ -395,6 +396,12 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
             self._sessions[session] = None
             if len(self._sessions) > REMEMBERED_SESSIONS:
                 self._sessions.popitem(last=False)
+
+
+def _when_cancelled(context: grpc.ServicerContext, action: Callable[[], object]) -> None:
+    """Called when the call has ended from outside; at once where that was before we came to ask."""
+    if not context.add_callback(action):
+        action()
 
 
 def _chunks_only(requests: Iterator[pb.StoreRequest] | Iterator[pb.PushModelRequest]) -> Iterator[bytes]:

@@ -18,17 +18,15 @@ from protocols.errors import (
     MaterialReusedError,
     PeerUnavailableError,
     RemoteProtocolError,
+    SessionBrokenError,
 )
 from protocols.identifiers import MaterialId, PushId, Role
 from protocols.network import IMAGE_WIRE, Conv, Gate, Network
 from protocols.plan import plan_for
 from server import evaluation
+from server.abort import Abort
 from server.dealer_client import Batch, Boots
-from server.evaluation import (
-    Abort,
-    EvaluationRequest,
-    Evaluator,
-)
+from server.evaluation import EvaluationRequest, Evaluator
 from server.models import ModelRegistry
 from server.peer_channel import PeerChannel
 from server.pipe import Kind
@@ -250,6 +248,7 @@ class LedgerDealer:
     def __init__(self, role, ledger):
         self.role, self.ledger = role, ledger
         self.named = []  # material to name in place of fresh material
+        self.silent = False  # whether a claim is never answered
 
     def open_push(self, network, boots):
         return self.named.pop(0) if self.named else self.ledger[0].open_push(network, (boots.a, boots.b))
@@ -262,7 +261,12 @@ class LedgerDealer:
         material = self.ledger[0].open_batch(push, plan.height, plan.width, (boots.a, boots.b))
         return self.named.pop(0) if self.named else material
 
-    def claim_material(self, material, push, plan, boots):
+    def claim_material(self, material, push, plan, boots, *, begun=lambda cancel: None):
+        if self.silent:
+            broken_off = threading.Event()
+            begun(broken_off.set)
+            assert broken_off.wait(2 * SECONDS)
+            raise SessionBrokenError("the call was broken off")
         batch = self.ledger[0].claim_batch(self.role, material, push, plan.digest, (boots.a, boots.b))
         seeds = {role: dealing.session_seed(batch.key, role, material, batch.context) for role in Role}
         corrections = self._corrections(plan) if self.role is Role.B else iter(())
@@ -500,6 +504,18 @@ def test_an_edge_that_leaves_in_the_middle_ends_the_session_on_both_sides(site, 
 def test_an_edge_that_leaves_while_a_worker_computes_does_not_wait_for_it(site, role):
     """No message is due then, so the worker's pipe itself must wake the session."""
     site.workers[role].behaviour[role, "ready"] = "hangs"
+
+    def leave(at, stage, abort):
+        if at is role and stage == "dealing":
+            threading.Timer(0.1, abort).start()
+
+    for result in site.session(1, during=leave)[:2]:
+        assert isinstance(result, PeerUnavailableError)
+
+
+@pytest.mark.parametrize("role", Role)
+def test_an_edge_that_leaves_while_the_dealer_is_silent_does_not_wait_for_it(site, role):
+    site.dealers[role].silent = True
 
     def leave(at, stage, abort):
         if at is role and stage == "dealing":
