@@ -100,7 +100,7 @@ class Abort:
 
     def _reap(self, worker: WorkerProcess) -> None:
         if not worker.ended(REAP_SECONDS):
-            log.error("a worker that was killed has not ended", seconds=REAP_SECONDS)
+            log.error("worker has not ended", seconds=REAP_SECONDS)
         self._end()
 
     def _end(self) -> None:

@@ -94,6 +94,7 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
         """Begin nothing more: who has the turn keeps it, who waits is sent away with nothing begun."""
         self._admission.drain()
         self._turns.drain()
+        self._meeting.drain()
 
     def wait_idle(self, seconds: float) -> bool:
         """Wait for the last call under way to end; whether it has."""
@@ -354,24 +355,25 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
     ) -> Iterator[pb.PeerMessage]:
         """Run by server B: its stream for one session."""
         with answering(context, "Follow", self.metrics) as call:
-            self._callers.require(context, "server-b")
+            caller = self._callers.require(context, "server-b")
             if self._role is not Role.A:
                 raise ConfigurationError("server B has no followers; it follows server A")
-            hello = next(messages, pb.PeerMessage()).hello
-            session = SessionId(hello.session_id)
-            call.note(session=str(session))
-            channel = PeerChannel(Role.B, boot=hello.boot_b)
-            channel.attach(messages, cancel=context.cancel)
-            _when_cancelled(context, channel.close)
-            self._meeting.arrive(session, channel)
-        patience = threading.Timer(UNCLAIMED_SECONDS, self._meeting.expire, (session,))
-        patience.daemon = True
-        patience.start()
-        try:
-            yield from channel.outgoing()
-        finally:
-            patience.cancel()
-            self._meeting.leave(session)
+            with self._admission.place(caller):  # until the stream has ended: B may still be taking our last opening
+                hello = next(messages, pb.PeerMessage()).hello
+                session = SessionId(hello.session_id)
+                call.note(session=str(session))
+                channel = PeerChannel(Role.B, boot=hello.boot_b)
+                channel.attach(messages, cancel=context.cancel)
+                _when_cancelled(context, channel.close)
+                self._meeting.arrive(session, channel)
+                patience = threading.Timer(UNCLAIMED_SECONDS, self._meeting.expire, (session,))
+                patience.daemon = True
+                patience.start()
+                try:
+                    yield from channel.outgoing()
+                finally:
+                    patience.cancel()
+                    self._meeting.leave(session)
 
     def _dial(self, session_id: str) -> PeerChannel:
         """Open our stream to A. Run by server B."""
