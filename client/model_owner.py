@@ -21,7 +21,7 @@ from client.progress import Progress, Step, silent
 from proto import darkroom_pb2 as pb
 from proto.status import calling
 from proto.transport import chunks
-from protocols.errors import NetworkDescriptionError, RemoteProtocolError, SessionBrokenError
+from protocols.errors import DarkroomError, NetworkDescriptionError, RemoteProtocolError, SessionBrokenError, reworded
 from protocols.fixed_point import FRAC_BITS, encode
 from protocols.identifiers import PushId, Role, SessionId
 from protocols.network import Network
@@ -62,6 +62,7 @@ def push_model(config: HospitalConfig, model: Model, progress: Progress = silent
     session = SessionId.fresh()
     with connect(config, identity) as connections:
         calls = Calls()
+        taken: list[Role] = []
         jobs: dict[Role, Callable[[], PushId]] = {}
         for role, connection in connections.items():
             header = pb.PushModelHeader(
@@ -74,8 +75,13 @@ def push_model(config: HospitalConfig, model: Model, progress: Progress = silent
             timeout = MASKING_SECONDS + upload_seconds(len(content))
             requests = _requests(connection, header, content, progress)
             begin = partial(calls.begin, partial(connection.stub.PushModel.future, requests, timeout=timeout))
-            jobs[role] = partial(_wait, connection, begin)
-        pushes = at_both(jobs, calls.cancel)
+            jobs[role] = partial(_wait, connection, begin, taken)
+        try:
+            pushes = at_both(jobs, calls.cancel)
+        except DarkroomError as error:
+            if not taken:
+                raise
+            raise reworded(error, f"{error}. Server {taken[0].value} has taken the model: push it again") from error
     if pushes[Role.A] != pushes[Role.B]:
         raise RemoteProtocolError(f"server A holds push {pushes[Role.A]}, server B {pushes[Role.B]}: push the model again")
     progress(Step("model owner", f"pushed {model.name}: {shares.words.numel()} weights, a share at each server"))
@@ -141,10 +147,12 @@ def _requests(
         progress(Step(connection.name, "receiving its share of the weights", sent, len(content)))
 
 
-def _wait(connection: Connection, begin: Callable[[], Any]) -> PushId:
+def _wait(connection: Connection, begin: Callable[[], Any], taken: list[Role]) -> PushId:
     try:
         with calling(connection.place, "to take its share of the weights"):
             reply: pb.PushModelReply = begin().result()
     except grpc.FutureCancelledError as error:
         raise SessionBrokenError(f"the call to {connection.place} was cancelled") from error
-    return PushId(reply.push_id)
+    push = PushId(reply.push_id)
+    taken.append(connection.role)
+    return push

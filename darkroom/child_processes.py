@@ -21,6 +21,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
 
+from darkroom.uninterrupted import ENDING, uninterrupted
 from protocols.errors import ConfigurationError, PeerUnavailableError
 
 READY_SECONDS: Final = 120.0  # a cold start reads torch and CrypTen from disk: 3 s here, far more on a slow disk
@@ -28,7 +29,6 @@ LOOK_SECONDS: Final = 0.05  # how often a ready file is looked for, while the wa
 DRAIN_SECONDS: Final = 5.0  # for evaluations under way; a second SIGTERM then ends a party at once
 GRACE_SECONDS: Final = 8.0  # and who is still there then is killed
 TAIL_LINES: Final = 12
-_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,15 @@ class Children:
         # -P: the folder we happen to be in is not searched for modules.
         command = [sys.executable, "-P", "-m", module, "--config", str(config), "--exit-on-stdin-eof"]
         try:
-            with open(log, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as stderr:
+            # A Ctrl-C between the start of a process and our knowing it would leave an orphan.
+            with open(log, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as stderr, uninterrupted():
                 popen = subprocess.Popen(  # noqa: S603 - our own module, no shell
                     command, stdin=self._stdin, stdout=stderr, stderr=stderr, start_new_session=True, env=_environment()
                 )
+                child = Child(name, popen, log)
+                self._children.append(child)
         except OSError as error:
             raise ConfigurationError(f"cannot start {name}: {error}") from error
-        child = Child(name, popen, log)
-        self._children.append(child)
         return _wait_until_ready(child, ready)
 
     def require_alive(self) -> None:
@@ -148,7 +149,7 @@ def _unhurried() -> Generator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in _ENDING}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
     try:
         yield
     finally:

@@ -7,8 +7,6 @@ because after a refused result nobody may.
 """
 
 import contextlib
-import signal
-import threading
 from collections.abc import Generator
 from functools import partial
 from pathlib import Path
@@ -23,6 +21,7 @@ from client.records import ObjectRecord
 from client.waiting import patiently
 from darkroom.output import Teller
 from darkroom.store_options import StoreOptions
+from darkroom.uninterrupted import uninterrupted
 from protocols.errors import DarkroomError, IntegrityError
 
 
@@ -100,21 +99,3 @@ def deleting(config: HospitalConfig, record: ObjectRecord, stages: Teller) -> Ge
                 acquisition.delete(config, record.object_id, progress=deleted)
             except DarkroomError as error:
                 stages.tell("note", str(error))
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Generator[None]:
-    """Put Ctrl-C off until an object is deleted: the calls have deadlines, and a share left behind would stay unnoticed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-    ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in ending}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if came:
-            signal.raise_signal(came[0])  # not lost: a batch or a service would go on with the next image

@@ -27,6 +27,8 @@ from protocols.masked_plan import MaskedPlan
 from protocols.network import Network
 from protocols.plan import masked_weights
 
+# From opening to a server's claim: A's order and B's answer lie between. A session that fails there never claims.
+CLAIM_SECONDS: Final = 30.0
 CALLER_ROLES: Final = {"server-a": Role.A, "server-b": Role.B}
 
 log = structlog.get_logger("dealer")
@@ -51,8 +53,13 @@ class DealerService(rpc.DealerServicer):
         self._admission.drain()
 
     def wait_idle(self, seconds: float) -> bool:
-        """Wait for the last call under way to end; whether it has."""
+        """Wait for the last call under way to end, and for the claims of what was opened a moment ago; whether that was all."""
         return self._admission.wait_idle(seconds)
+
+    def _expect_claims(self, opened: PushId | MaterialId) -> None:
+        """A dealer that stops waits for both halves of what it has opened."""
+        for role in Role:
+            self._admission.expect((opened, role), CLAIM_SECONDS)
 
     def _caller(self, context: grpc.ServicerContext, *allowed: Role) -> Role:
         names = [name for name, role in CALLER_ROLES.items() if role in allowed]
@@ -62,6 +69,7 @@ class DealerService(rpc.DealerServicer):
         """Run by A."""
         with answering(context, "OpenPush", self.metrics), self._admission.place(self._caller(context, Role.A).value):
             push = self._ledger.open_push(Network.from_json(request.network), _boots(request.boot_a, request.boot_b))
+            self._expect_claims(push)
             self.metrics.pushes.inc()
             log.info("push opened", push=str(push))
         return pb.OpenPushReply(push_id=str(push))
@@ -75,6 +83,7 @@ class DealerService(rpc.DealerServicer):
                 push = PushId(request.push_id)
                 boots = _boots(request.boot_a, request.boot_b)
                 entry = self._ledger.claim_push(role, push, boots, request.network_digest)
+                self._admission.come((push, role))
         return pb.ClaimPushReply(seed=dealing.push_seed(entry.key, role, push, request.network_digest))
 
     def OpenMaterial(  # noqa: N802
@@ -86,6 +95,7 @@ class DealerService(rpc.DealerServicer):
             size = request.size
             push = PushId(request.push_id)
             material = self._ledger.open_batch(push, size.height, size.width, boots, request.engine)
+            self._expect_claims(material)
             self.metrics.batches.inc()
             log.info("material opened", material=str(material), height=size.height, width=size.width)
         return pb.OpenMaterialReply(material_id=str(material))
@@ -103,6 +113,7 @@ class DealerService(rpc.DealerServicer):
                 call.note(material=str(material))
                 boots = _boots(request.boot_a, request.boot_b)
                 batch = self._ledger.claim_batch(role, material, push, request.plan_digest, boots)
+                self._admission.come((material, role))
                 masks = self._ledger.push(push)
                 seeds = {party: dealing.session_seed(batch.key, party, material, batch.context) for party in Role}
                 yield pb.MaterialChunk(seed=seeds[role])

@@ -2,8 +2,9 @@
 
 import threading
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Hashable, Mapping
 from contextlib import contextmanager
+from time import monotonic
 from typing import Final
 
 from protocols.errors import BusyError, PeerUnavailableError
@@ -21,15 +22,17 @@ def shutting_down(name: str) -> PeerUnavailableError:
 
 
 class Admission:
-    """Calls under way at one party, by identity. Safe for several threads."""
+    """Calls under way at one party, by identity, and those that must follow them. Safe for several threads."""
 
-    def __init__(self, name: str, limits: Mapping[str, int]) -> None:
+    def __init__(self, name: str, limits: Mapping[str, int], *, clock: Callable[[], float] = monotonic) -> None:
         """limits: calls of one identity at a time, so that none takes every thread; an identity that is absent has no limit."""
         self._name = name
         self._limits = limits
         self._condition = threading.Condition()
         self._under_way: Counter[str] = Counter()
         self._draining = False
+        self._clock = clock
+        self._due: dict[Hashable, float] = {}  # calls that must follow, and until when they are waited for
 
     @contextmanager
     def place(self, caller: str, *, begins: bool = True) -> Generator[None]:
@@ -59,12 +62,29 @@ class Admission:
         """Calls under way, of all identities."""
         return self._under_way.total()
 
+    def expect(self, call: Hashable, seconds: float) -> None:
+        """What was begun goes on with another call: it counts as under way until that has `come`, for so long at most."""
+        with self._condition:
+            now = self._clock()
+            self._due = {due: until for due, until in self._due.items() if until > now}
+            self._due[call] = now + seconds
+
+    def come(self, call: Hashable) -> None:
+        """An expected call is here, and holds a place of its own."""
+        with self._condition:
+            self._due.pop(call, None)
+            self._condition.notify_all()
+
     def drain(self) -> None:
         """Begin nothing more; what is under way goes on."""
         with self._condition:
             self._draining = True
 
     def wait_idle(self, seconds: float) -> bool:
-        """Wait for the last call under way to end; whether it has."""
+        """Wait for the last call under way to end, and for those that must follow; whether all have ended."""
         with self._condition:
-            return self._condition.wait_for(lambda: self.under_way == 0, seconds)
+            return self._condition.wait_for(lambda: self.under_way == 0 and not self._any_due(), seconds)
+
+    def _any_due(self) -> bool:
+        now = self._clock()
+        return any(until > now for until in self._due.values())

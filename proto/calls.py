@@ -33,6 +33,15 @@ class CallRecord:
             self.fields[name] = text
 
 
+def when_cancelled(context: grpc.ServicerContext, action: Callable[[], object]) -> None:
+    """Called when the call has ended from outside; at once where that was before we came to ask.
+
+    gRPC calls it in the one thread that takes all of its events: it must not wait.
+    """
+    if not context.add_callback(action):
+        action()
+
+
 @contextmanager
 def answering(
     context: grpc.ServicerContext, call: str, metrics: PartyMetrics, *, cancelled: Callable[[], bool] = lambda: False

@@ -69,14 +69,26 @@ class DealerClient:
         with calling(self._name, "for fresh material"):
             return MaterialId(self._stub.OpenMaterial(request, timeout=CONNECT_SECONDS).material_id)
 
-    def claim_material(self, material: MaterialId, push: PushId, plan: SessionPlan, boots: Boots) -> Batch:
-        """This server's half. The corrections are empty for A; drain them before reading the counts."""
+    def claim_material(
+        self,
+        material: MaterialId,
+        push: PushId,
+        plan: SessionPlan,
+        boots: Boots,
+        *,
+        begun: Callable[[Callable[[], object]], object],
+    ) -> Batch:
+        """This server's half. The corrections are empty for A; drain them before reading the counts.
+
+        begun: given what breaks the call off from another thread, before the dealer has answered.
+        """
         request = pb.ClaimMaterialRequest(
             material_id=str(material), push_id=str(push), plan_digest=plan.digest, boot_a=boots.a, boot_b=boots.b
         )
         wait_for_reconnection(self._channel)
         with calling(self._name, "for its half of the material"):
             stream = self._stub.ClaimMaterial(request, timeout=DEALING_SECONDS)
+            begun(stream.cancel)
             first = next(stream)
         if first.WhichOneof("content") != "seed" or len(first.seed) != KEY_BYTES:
             raise RemoteProtocolError(f"{self._name} did not begin with a seed")

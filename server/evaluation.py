@@ -24,6 +24,7 @@ from protocols.errors import (
 from protocols.identifiers import BootId, MaterialId, PushId, Role
 from protocols.prg import fresh_key
 from protocols.unpicklable import Unpicklable
+from server.abort import Abort
 from server.dealer_client import Boots, DealerClient
 from server.models import MaskedModel, ModelRegistry, PushedModel, WeightMasking
 from server.order import OrderTerms, check_accept, check_order, make_order, order_digest, shared_key
@@ -31,7 +32,7 @@ from server.peer_channel import PeerChannel
 from server.pipe import Kind
 from server.relays import WORKER_ENDED, expect, receive_opening, relay_corrections, relay_openings, send_opening
 from server.turns import Place
-from server.worker_pool import WorkerPool, WorkerProcess
+from server.worker_pool import WorkerPool
 
 MAX_REPEATS: Final = 3  # of an evaluation with a flagged truncation; a flag has a probability below 1 %
 MAX_MATERIAL_BYTES: Final = 6 << 30  # corrections that a worker of B holds; a larger image needs tiles
@@ -166,9 +167,7 @@ class Evaluator:
 
     # --- evaluating an image ---
 
-    def lead(
-        self, channel: PeerChannel, boot_b: str, request: EvaluationRequest, abort: "Abort"
-    ) -> Generator[str, None, Outcome]:
+    def lead(self, channel: PeerChannel, boot_b: str, request: EvaluationRequest, abort: Abort) -> Generator[str, None, Outcome]:
         """Run by server A, in its turn; yields stages for the edge."""
         boots = Boots(str(self.boot_id), str(BootId(boot_b)))
         model = self._models.load(request.model)
@@ -216,7 +215,7 @@ class Evaluator:
         return (yield from self._run(channel, session, abort))
 
     def follow(
-        self, channel: PeerChannel, request: EvaluationRequest, abort: "Abort", place: Place
+        self, channel: PeerChannel, request: EvaluationRequest, abort: Abort, place: Place
     ) -> Generator[str, None, Outcome]:
         """Run by server B; yields stages for the edge."""
         yield "waiting for server A"
@@ -285,11 +284,11 @@ class Evaluator:
         channel.send(pb.PeerMessage(accept=accept))
         return accept
 
-    def _run(self, channel: PeerChannel, session: "_Session", abort: "Abort") -> Generator[str, None, Outcome]:
+    def _run(self, channel: PeerChannel, session: _Session, abort: Abort) -> Generator[str, None, Outcome]:
         request, masked, model, plan = session.request, session.masked, session.model, session.plan
         self._use(session.material)
         yield "dealing"
-        batch = self._dealer.claim_material(session.material, masked.push_id, plan, masked.boots)
+        batch = self._dealer.claim_material(session.material, masked.push_id, plan, masked.boots, begun=abort.also)
         worker = self._workers.take()
         try:
             abort.watch(worker)
@@ -330,86 +329,3 @@ class Evaluator:
         shape = model.network.output_shape(plan.height, plan.width)
         costs = (offline_seconds, batch.dealt_bytes, batch.dealer_peak_rss_bytes)
         return Outcome(share, stats, plan.engine, *costs, masked.push_id, shape)
-
-
-def _repeated(once: Callable[[], Generator[str, None, Outcome]]) -> Generator[str, None, Outcome]:
-    """Evaluate, and again on fresh material as long as a truncation was flagged. Run by both servers, in step.
-
-    The flag is a function of openings that both servers hold, and as likely for every image (protocols.truncation): repeating
-    says nothing. Nothing else is ever repeated. Raises RemoteProtocolError after MAX_REPEATS.
-    """
-    outcome = yield from once()
-    for _ in range(MAX_REPEATS):
-        if not outcome.flagged:
-            return outcome
-        yield "repeating: a truncation was flagged"
-        outcome = (yield from once()).after(outcome)
-    if outcome.flagged:
-        raise RemoteProtocolError(
-            f"truncation was flagged in {MAX_REPEATS + 1} evaluations in a row: the ranges of the model's wires are too wide"
-        )
-    return outcome
-
-
-class Abort:
-    """Stops a session from another thread: the edge has gone, or the server shuts down."""
-
-    def __init__(self, channel: PeerChannel | None = None) -> None:
-        self._lock = threading.Lock()
-        self._channel = channel
-        self._worker: WorkerProcess | None = None
-        self._wake: list[Callable[[], None]] = []
-        self._aborted = False
-        self.cancelled = False  # by the edge
-
-    def also(self, wake: Callable[[], None]) -> None:
-        """Called when the session is stopped, after `aborted` is true; at once where it was stopped already."""
-        with self._lock:
-            self._wake.append(wake)
-            aborted = self._aborted
-        if aborted:
-            wake()
-
-    @property
-    def aborted(self) -> bool:
-        """Whether the session was stopped from outside."""
-        with self._lock:
-            return self._aborted
-
-    def watch(self, worker: WorkerProcess) -> None:
-        """The worker to stop. Raises SessionBrokenError where the session was aborted already."""
-        with self._lock:
-            if self._aborted:
-                raise SessionBrokenError("the session was cancelled: the caller has gone, or the other server")
-            self._worker = worker
-
-    def watch_channel(self, channel: PeerChannel) -> None:
-        """The channel to close."""
-        with self._lock:
-            self._channel = channel
-            if self._aborted:
-                channel.abort()
-
-    def release(self) -> None:
-        """The session has ended by itself: there is nothing left to stop."""
-        with self._lock:
-            self._channel = None
-            self._worker = None
-            self._wake.clear()
-
-    def __call__(self) -> None:
-        """The edge has gone."""
-        self.cancelled = True
-        self.interrupt()
-
-    def interrupt(self) -> None:
-        """Close the channel and the worker's pipe; whoever waits on them, or in the queue, is woken."""
-        with self._lock:
-            self._aborted = True
-            wake = list(self._wake)
-            if self._channel is not None:
-                self._channel.abort()
-            if self._worker is not None:
-                self._worker.pipe.interrupt()
-        for action in wake:
-            action()

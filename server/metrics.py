@@ -41,3 +41,13 @@ class ServerMetrics(PartyMetrics):
         Gauge("darkroom_evaluating", "1 while a session has the turn.", registry=registry).set_function(lambda: turns.busy)
         Gauge("darkroom_stored_objects", "Objects stored.", registry=registry).set_function(lambda: objects.usage()[0])
         Gauge("darkroom_store_bytes", "Their bytes on disk.", registry=registry).set_function(lambda: objects.usage()[1])
+
+    def evaluated(
+        self, seconds: float, offline_seconds: float, online_seconds: float, *, sent_bytes: int, dealt_bytes: int
+    ) -> None:
+        """Count one evaluation. seconds: from the turn to the result."""
+        self.evaluation_seconds.observe(seconds)
+        self.offline_seconds.observe(offline_seconds)
+        self.online_seconds.observe(online_seconds)
+        self.sent_bytes.inc(sent_bytes)
+        self.dealt_bytes.inc(dealt_bytes)

@@ -122,10 +122,14 @@ class MeetingPoint:
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._arrived: dict[SessionId, PeerChannel] = {}
+        self._draining = False
 
     def arrive(self, session: SessionId, channel: PeerChannel) -> None:
         """B's stream for this session is here. Raises BusyError, RemoteProtocolError."""
         with self._condition:
+            if self._draining:
+                channel.close()
+                return
             if session in self._arrived:
                 raise RemoteProtocolError(f"server B opened session {session} twice")
             if len(self._arrived) >= WAITING_LIMIT:
@@ -143,6 +147,15 @@ class MeetingPoint:
         with self._condition:
             channel = self._arrived.pop(session, None)
         if channel is not None:
+            channel.close()
+
+    def drain(self) -> None:
+        """No session begins any more: send away what waits for one, and what comes."""
+        with self._condition:
+            self._draining = True
+            arrived = list(self._arrived.values())
+            self._arrived.clear()
+        for channel in arrived:
             channel.close()
 
     def wake(self) -> None:

@@ -4,6 +4,7 @@ import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from time import monotonic
 from typing import Final
 
@@ -13,7 +14,7 @@ import structlog
 from proto import darkroom_pb2 as pb
 from proto import darkroom_pb2_grpc as rpc
 from proto.admission import Admission
-from proto.calls import CallRecord, answering
+from proto.calls import CallRecord, answering, when_cancelled
 from proto.conversion import packing_from_wire
 from proto.readiness import SERVER, require_alive
 from proto.transport import CONNECT_SECONDS, Callers, chunks, open_channel, wait_for_reconnection
@@ -29,13 +30,14 @@ from protocols.network import MIN_SIDE
 from protocols.packing import PackingMode
 from protocols.prg import KEY_BYTES
 from protocols.ring import WORD_BYTES
+from server.abort import Abort
 from server.config import ServerConfig
 from server.dealer_client import Boots, DealerClient
-from server.evaluation import Abort, EvaluationRequest, Evaluator, Outcome
+from server.evaluation import EvaluationRequest, Evaluator, Outcome
 from server.grants import verify_grant
 from server.limits import call_limits, queue_of
 from server.metrics import ServerMetrics
-from server.models import ModelRegistry, PushedModel
+from server.models import MaskedModel, ModelRegistry, PushedModel
 from server.peer_channel import MeetingPoint, PeerChannel
 from server.queued_image import QueuedImage
 from server.session_log import public_fields, rounded
@@ -92,6 +94,7 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
         """Begin nothing more: who has the turn keeps it, who waits is sent away with nothing begun."""
         self._admission.drain()
         self._turns.drain()
+        self._meeting.drain()
 
     def wait_idle(self, seconds: float) -> bool:
         """Wait for the last call under way to end; whether it has."""
@@ -144,12 +147,12 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
     ) -> Iterator[pb.DenoiseReply]:
         """Run by the edge."""
         stop = Abort()
-        context.add_callback(stop)
+        when_cancelled(context, stop)
         with answering(context, "Denoise", self.metrics, cancelled=lambda: stop.cancelled) as call:
             caller = self._callers.require(context, "edge")
             call.note_id("session", request.session_id)
             with self._admission.place(caller), self._turns.enter(stop.interrupt) as place:
-                stop.also(place.leave)
+                stop.last(place.leave)
                 self._begin_session(request.session_id)
                 task, image = self._checked(request, caller)
                 call.note(object=task.object_id)
@@ -245,7 +248,8 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
             yield pb.DenoiseReply(stage=stage)
         waited = waited or 0.0
         seconds = monotonic() - admitted - waited
-        self._count(outcome, seconds)
+        cost = {"sent_bytes": outcome.stats.sent_bytes, "dealt_bytes": outcome.dealt_bytes}
+        self.metrics.evaluated(seconds, outcome.offline_seconds, outcome.stats.online_seconds, **cost)
         log.info(
             "evaluated",
             waited_seconds=rounded(waited),
@@ -253,20 +257,11 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
             offline_seconds=rounded(outcome.offline_seconds),
             online_seconds=rounded(outcome.stats.online_seconds),
             rounds=outcome.stats.rounds,
-            sent_bytes=outcome.stats.sent_bytes,
-            dealt_bytes=outcome.dealt_bytes,
             push=str(outcome.push_id),
+            **cost,
             **call.fields,
         )
         return outcome
-
-    def _count(self, outcome: Outcome, seconds: float) -> None:
-        metrics = self.metrics
-        metrics.evaluation_seconds.observe(seconds)
-        metrics.offline_seconds.observe(outcome.offline_seconds)
-        metrics.online_seconds.observe(outcome.stats.online_seconds)
-        metrics.sent_bytes.inc(outcome.stats.sent_bytes)
-        metrics.dealt_bytes.inc(outcome.dealt_bytes)
 
     def _result_header(self, task: EvaluationRequest, outcome: Outcome) -> pb.ResultHeader:
         peak = outcome.stats.peak_rss_bytes + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -298,44 +293,65 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
     ) -> pb.PushModelReply:
         """Run by the model owner: keep the shares, then open w - b with the other server."""
         stop = Abort()
-        context.add_callback(stop)
+        when_cancelled(context, stop)
         started = monotonic()
         with answering(context, "PushModel", self.metrics, cancelled=lambda: stop.cancelled) as call:
             caller = self._callers.require(context, "model-owner")
             with self._admission.place(caller), self._turns.enter(stop.interrupt) as place:
-                stop.also(place.leave)
+                stop.last(place.leave)
                 header = next(requests, pb.PushModelRequest()).header
                 call.note_id("session", header.session_id)
                 self._begin_session(header.session_id)
-                with self._models.receiving(header, _chunks_only(requests)) as received:
-                    push_id = self._mask(header.session_id, received, stop, place)
+                push_id = self._pushed(header, _chunks_only(requests), stop, place)
             self.metrics.maskings.inc()
             log.info("model pushed", model=header.name, push=push_id, seconds=rounded(monotonic() - started), **call.fields)
         return pb.PushModelReply(push_id=push_id)
 
-    def _mask(self, session_id: str, received: Callable[[], PushedModel], stop: Abort, place: Place) -> str:
+    def _pushed(self, header: pb.PushModelHeader, words: Iterator[bytes], stop: Abort, place: Place) -> str:
+        """Take a model in, mask it, and let it replace the older one: at A when B has it all too, at B when A has done so.
+
+        Where the link breaks between the two, B keeps the older one, its call fails, and the servers refuse to evaluate.
+        """
+        with ExitStack() as link:
+            with self._models.receiving(header, words) as received:
+                channel = link.enter_context(self._push_link(header.session_id, stop, place))
+                masked = self._mask(channel, header.session_id, received, place)
+                if self._role is Role.A:
+                    channel.expect("ready")
+                else:
+                    channel.send(pb.PeerMessage(ready=pb.PeerReady()))
+                    channel.expect("ready")
+                    channel.finish()
+            if self._role is Role.A:
+                channel.send(pb.PeerMessage(ready=pb.PeerReady()))
+        return str(masked.push_id)
+
+    @contextmanager
+    def _push_link(self, session_id: str, stop: Abort, place: Place) -> Generator[PeerChannel]:
+        """The link to the other server for one push."""
         if self._role is Role.A:
             channel = self._met(session_id, UPLOAD_SECONDS, stop, place)
         else:
             channel = self._dial(session_id)
             stop.watch_channel(channel)
         try:
-            order = channel.expect("order").order if self._role is Role.B else None
-            for _ in place.turn():
-                pass  # a model owner is told nothing while it waits
-            model = received()
-            if order is None:
-                boots = Boots(str(self._evaluator.boot_id), channel.boot)
-                return str(self._evaluator.lead_masking(channel, session_id, model, boots).push_id)
-            masked = self._evaluator.follow_masking(channel, order, session_id, model)
-            channel.finish()
-            return str(masked.push_id)
+            yield channel
         except PeerUnavailableError:
-            place.require()
+            place.require()  # the link was closed because this server stops: that is what the model owner is told
             raise
         finally:
             stop.release()
             channel.close()
+
+    def _mask(self, channel: PeerChannel, session_id: str, received: Callable[[], PushedModel], place: Place) -> MaskedModel:
+        order = channel.expect("order").order if self._role is Role.B else None
+        for _ in place.turn():
+            pass  # a model owner is told nothing while it waits
+        model = received()
+        if order is not None:
+            return self._evaluator.follow_masking(channel, order, session_id, model)
+        boots = Boots(str(self._evaluator.boot_id), channel.boot)
+        return self._evaluator.lead_masking(channel, session_id, model, boots)
 
     def ListModels(self, request: pb.ListModelsRequest, context: grpc.ServicerContext) -> pb.ListModelsReply:  # noqa: N802
         """Run by client, edge or model owner."""
@@ -354,24 +370,25 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
     ) -> Iterator[pb.PeerMessage]:
         """Run by server B: its stream for one session."""
         with answering(context, "Follow", self.metrics) as call:
-            self._callers.require(context, "server-b")
+            caller = self._callers.require(context, "server-b")
             if self._role is not Role.A:
                 raise ConfigurationError("server B has no followers; it follows server A")
-            hello = next(messages, pb.PeerMessage()).hello
-            session = SessionId(hello.session_id)
-            call.note(session=str(session))
-            channel = PeerChannel(Role.B, boot=hello.boot_b)
-            channel.attach(messages, cancel=context.cancel)
-            context.add_callback(channel.close)
-            self._meeting.arrive(session, channel)
-        patience = threading.Timer(UNCLAIMED_SECONDS, self._meeting.expire, (session,))
-        patience.daemon = True
-        patience.start()
-        try:
-            yield from channel.outgoing()
-        finally:
-            patience.cancel()
-            self._meeting.leave(session)
+            with self._admission.place(caller):  # until the stream has ended: B may still be taking our last opening
+                hello = next(messages, pb.PeerMessage()).hello
+                session = SessionId(hello.session_id)
+                call.note(session=str(session))
+                channel = PeerChannel(Role.B, boot=hello.boot_b)
+                channel.attach(messages, cancel=context.cancel)
+                when_cancelled(context, channel.close)
+                self._meeting.arrive(session, channel)
+                patience = threading.Timer(UNCLAIMED_SECONDS, self._meeting.expire, (session,))
+                patience.daemon = True
+                patience.start()
+                try:
+                    yield from channel.outgoing()
+                finally:
+                    patience.cancel()
+                    self._meeting.leave(session)
 
     def _dial(self, session_id: str) -> PeerChannel:
         """Open our stream to A. Run by server B."""

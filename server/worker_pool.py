@@ -41,8 +41,21 @@ class WorkerProcess:
     def running(self) -> bool:
         return self._process.poll() is None
 
+    def kill(self) -> None:
+        """Let the process end, whatever it does, and wake whoever waits on its pipe. For another thread than the owner's."""
+        self._process.send_signal(signal.SIGKILL)
+        self.pipe.interrupt()
+
+    def ended(self, seconds: float) -> bool:
+        """Wait for the end of the process; whether it came."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
     def stop(self) -> None:
-        """End the process, whatever it does; its secrets go with it."""
+        """End the process and wait until it has ended; its secrets go with it."""
         self._process.send_signal(signal.SIGKILL)
         self.pipe.close()
         self._process.wait()

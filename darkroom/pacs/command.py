@@ -28,13 +28,13 @@ from darkroom.pacs.sender import Destination
 from darkroom.pacs.spool import Stage, open_spool
 from darkroom.pacs.tls import TlsFiles
 from darkroom.store_options import StoreOptions
+from darkroom.uninterrupted import ENDING
 from protocols.errors import ConfigurationError
 
 BUSY_SECONDS: Final = (
     300.0  # for one plane of a volume, which is else begun anew; a stop waits for it (docs/pacs.md: TimeoutStopSec)
 )
 DEFAULT_SPOOL: Final = "dicom-spool"  # beside the configuration file
-_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PRIVATE_UMASK: Final = 0o077
 
 log = structlog.get_logger()
@@ -142,7 +142,7 @@ def _graceful(stopping: threading.Event, bells: Sequence[Bell]) -> Generator[Non
 
     watcher = threading.Thread(target=stop, name="signals", daemon=True)
     watcher.start()
-    before = {number: signal.signal(number, handle) for number in _ENDING}
+    before = {number: signal.signal(number, handle) for number in ENDING}
     try:
         yield
     finally:

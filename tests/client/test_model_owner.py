@@ -66,8 +66,13 @@ def test_failed_pushes(hospital, servers, model, refused):
     servers[Role.A].fail["push-end"] = refused(grpc.StatusCode.ABORTED, "no dealer")
     with pytest.raises(
         PeerUnavailableError, match="server A at a.example:7600, asked to take its share of the weights: no dealer"
-    ):
+    ) as refused_by_one:
         push_model(hospital, model)
+    assert "Server B has taken the model: push it again" in str(refused_by_one.value)
+    servers[Role.B].fail["push-end"] = refused(grpc.StatusCode.ABORTED, "no dealer")
+    with pytest.raises(PeerUnavailableError) as refused_by_both:
+        push_model(hospital, model)
+    assert "push it again" not in str(refused_by_both.value)
 
 
 def test_lists_are_compared(hospital, servers):

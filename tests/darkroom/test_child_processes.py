@@ -81,6 +81,23 @@ def test_stopped_at_the_end(party: Party, error: BaseException | None) -> None:
     assert all(gone(pid) for pid in pids)
 
 
+def test_an_interruption_while_a_process_is_started_leaves_none(party: Party, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C when the process is there and we do not know it yet."""
+    started: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+
+    def interrupted(*arguments: object, **options: object) -> "subprocess.Popen[bytes]":
+        started.append(popen(*arguments, **options))  # type: ignore[call-overload]
+        signal.raise_signal(signal.SIGINT)
+        return started[0]
+
+    module = party("import time\ntime.sleep(600)")
+    monkeypatch.setattr(child_processes.subprocess, "Popen", interrupted)
+    with pytest.raises(KeyboardInterrupt), children() as group:
+        group.start("one", *module)
+    assert gone(started[0].pid)
+
+
 def test_the_stubborn_are_killed(party: Party, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child_processes, "DRAIN_SECONDS", 0.2)
     monkeypatch.setattr(child_processes, "GRACE_SECONDS", 0.3)

@@ -1,11 +1,11 @@
-"""A signal that comes while an object is deleted is put off, not lost."""
+"""A signal that comes in the middle of a step is put off, not lost."""
 
 import signal
 from collections.abc import Iterator
 
 import pytest
 
-from darkroom.file_denoising import uninterrupted
+from darkroom.uninterrupted import uninterrupted
 from protocols.errors import PeerUnavailableError
 
 

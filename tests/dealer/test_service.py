@@ -1,9 +1,12 @@
 """The dealer's service without sockets: who gets which half is decided by the certificate, and what is dealt is right."""
 
+import time
+
 import grpc
 import pytest
 import torch
 
+from dealer import service as dealer_service
 from dealer.service import DealerService
 from proto import darkroom_pb2 as pb
 from protocols import ring
@@ -156,6 +159,8 @@ def test_a_boot_id_that_is_none_is_refused(service, field):
 def test_a_stopping_dealer_opens_nothing_and_gives_out_what_was_opened(service):
     """So that sessions under way can end."""
     push_id = push(service)
+    for context in (A, B):
+        claim_push(service, push_id, context)
     batch = material(service, push_id)
     request = pb.ClaimMaterialRequest(material_id=batch, push_id=push_id, plan_digest=PLAN.digest, **BOOTS)
     under_way = service.ClaimMaterial(request, B)
@@ -168,6 +173,40 @@ def test_a_stopping_dealer_opens_nothing_and_gives_out_what_was_opened(service):
     assert not service.wait_idle(0)
     assert len(claim(service, batch, push_id, A)) == 2
     assert len(list(under_way)) == 3
+    assert service.wait_idle(0)
+
+
+@pytest.mark.parametrize("first", [A, B], ids=["A", "B"])
+def test_a_stopping_dealer_waits_for_both_claims_of_a_push(service, first):
+    push_id = push(service)
+    service.drain()
+    for context in (first, B if first is A else A):
+        assert not service.wait_idle(0)
+        claim_push(service, push_id, context)
+    assert service.wait_idle(0)
+
+
+@pytest.mark.parametrize("first", [A, B], ids=["A", "B"])
+def test_a_stopping_dealer_waits_for_both_claims_of_material(service, first):
+    push_id = push(service)
+    for context in (A, B):
+        claim_push(service, push_id, context)
+    batch = material(service, push_id)
+    service.drain()
+    for context in (first, B if first is A else A):
+        assert not service.wait_idle(0)
+        claim(service, batch, push_id, context)
+    assert service.wait_idle(0)
+
+
+def test_a_claim_that_is_refused_is_still_waited_for_and_not_for_ever(service, monkeypatch):
+    monkeypatch.setattr(dealer_service, "CLAIM_SECONDS", 0.2)
+    material(service, push(service))
+    with pytest.raises(Refused):
+        claim(service, "f" * 32, "e" * 32, A)
+    assert not service.wait_idle(0)
+    service.drain()
+    time.sleep(0.3)
     assert service.wait_idle(0)
 
 

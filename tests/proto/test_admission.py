@@ -53,3 +53,41 @@ def test_waiting_for_the_last_call():
     release.set()
     assert admission.wait_idle(SECONDS)
     thread.join(SECONDS)
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_a_call_that_must_follow_counts_until_it_has_come_or_is_late():
+    clock = Clock()
+    admission = Admission("the dealer", {}, clock=clock)
+    with admission.place("A"):
+        admission.expect("A's claim", 30)
+        admission.expect("B's claim", 30)
+    assert not admission.wait_idle(0)
+    with admission.place("A", begins=False):
+        admission.come("A's claim")
+    assert not admission.wait_idle(0)
+    clock.now += 29
+    assert not admission.wait_idle(0)
+    clock.now += 2
+    assert admission.wait_idle(0)
+    admission.expect("another", 30)
+    assert list(admission._due) == ["another"]  # what was late is not kept
+    admission.come("another")
+    admission.come("another")  # again: nothing
+    assert admission.wait_idle(0)
+
+
+def test_who_waits_is_woken_by_the_call_that_must_follow():
+    admission = Admission("the dealer", {})
+    admission.expect("B's claim", SECONDS)
+    timer = threading.Timer(0.1, admission.come, ("B's claim",))
+    timer.start()
+    assert admission.wait_idle(SECONDS)
+    timer.join()

@@ -71,11 +71,23 @@ class FakeWorker:
         self.pipe, self._theirs = memory_pipes()
         self._log, self._behaviour = log, behaviour
         self.stopped = False
+        self.gone = threading.Event()
         threading.Thread(target=self._serve, daemon=True).start()
+
+    def kill(self):
+        self.pipe.interrupt()
+        if not self._behaviour.get("clings"):
+            self.gone.set()
+
+    def ended(self, seconds):
+        return self.gone.wait(seconds)
 
     def stop(self):
         self.stopped = True
         self.pipe.close()
+        if not self._behaviour.get("clings"):
+            self.gone.set()
+        self.gone.wait()
 
     def _serve(self):
         try:
@@ -126,7 +138,9 @@ def _frame(pipe, kind):
 
 
 class FakeWorkers:
-    """Stands for `WorkerPool`. behaviour: (role, opening or "ready") to "dies", "fails" or "hangs". log: jobs that arrived."""
+    """Stands for `WorkerPool`. behaviour: (role, opening or "ready") to "dies", "fails" or "hangs"; "clings": true where a worker
+    that is killed lives on until the test sets its `gone`. log: jobs that arrived.
+    """
 
     def __init__(self):
         self.behaviour = {}

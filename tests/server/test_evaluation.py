@@ -11,7 +11,7 @@ import torch
 
 from dealer.ledger import DealingLedger
 from proto import darkroom_pb2 as pb
-from protocols import dealing, ring
+from protocols import ring
 from protocols.errors import (
     BadInputError,
     LocalProtocolError,
@@ -23,12 +23,9 @@ from protocols.identifiers import MaterialId, PushId, Role
 from protocols.network import IMAGE_WIRE, Conv, Gate, Network
 from protocols.plan import plan_for
 from server import evaluation
+from server.abort import Abort
 from server.dealer_client import Batch, Boots
-from server.evaluation import (
-    Abort,
-    EvaluationRequest,
-    Evaluator,
-)
+from server.evaluation import EvaluationRequest, Evaluator
 from server.models import ModelRegistry
 from server.peer_channel import PeerChannel
 from server.pipe import Kind
@@ -36,6 +33,7 @@ from server.relays import expect, opening_chunks, relay_corrections, relay_openi
 from server.share_store import ShareStore
 from server.turns import TurnQueue
 from tests.server.fake_workers import FakeWorkers, memory_pipes
+from tests.server.ledger_dealer import LedgerDealer
 from tests.server.test_models import upload
 from tests.server.test_peer_channel import joined
 
@@ -242,36 +240,6 @@ def test_a_frame_that_is_not_due():
 
 
 # --- whole sessions ---
-
-
-class LedgerDealer:
-    """The dealer as one server calls it, on a ledger that both share."""
-
-    def __init__(self, role, ledger):
-        self.role, self.ledger = role, ledger
-        self.named = []  # material to name in place of fresh material
-
-    def open_push(self, network, boots):
-        return self.named.pop(0) if self.named else self.ledger[0].open_push(network, (boots.a, boots.b))
-
-    def claim_push(self, push, network, boots):
-        entry = self.ledger[0].claim_push(self.role, push, (boots.a, boots.b), network.digest)
-        return dealing.push_seed(entry.key, self.role, push, network.digest)
-
-    def open_material(self, push, plan, boots):
-        material = self.ledger[0].open_batch(push, plan.height, plan.width, (boots.a, boots.b))
-        return self.named.pop(0) if self.named else material
-
-    def claim_material(self, material, push, plan, boots):
-        batch = self.ledger[0].claim_batch(self.role, material, push, plan.digest, (boots.a, boots.b))
-        seeds = {role: dealing.session_seed(batch.key, role, material, batch.context) for role in Role}
-        corrections = self._corrections(plan) if self.role is Role.B else iter(())
-        return Batch(seeds[self.role], corrections, lambda: None)
-
-    def _corrections(self, plan):
-        for index in range(len(plan.correlations)):  # fake workers do not look at them
-            total = plan.correction_bytes(index)
-            yield pb.Correction(label=index, offset=0, total_bytes=total, chunk=bytes(total))
 
 
 @dataclass
@@ -500,6 +468,18 @@ def test_an_edge_that_leaves_in_the_middle_ends_the_session_on_both_sides(site, 
 def test_an_edge_that_leaves_while_a_worker_computes_does_not_wait_for_it(site, role):
     """No message is due then, so the worker's pipe itself must wake the session."""
     site.workers[role].behaviour[role, "ready"] = "hangs"
+
+    def leave(at, stage, abort):
+        if at is role and stage == "dealing":
+            threading.Timer(0.1, abort).start()
+
+    for result in site.session(1, during=leave)[:2]:
+        assert isinstance(result, PeerUnavailableError)
+
+
+@pytest.mark.parametrize("role", Role)
+def test_an_edge_that_leaves_while_the_dealer_is_silent_does_not_wait_for_it(site, role):
+    site.dealers[role].silent = True
 
     def leave(at, stage, abort):
         if at is role and stage == "dealing":

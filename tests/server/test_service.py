@@ -369,6 +369,43 @@ def test_a_stream_of_b_waits_and_leaves_with_its_call(tmp_path, peer):
     assert not stream.is_alive()
 
 
+class Stream:
+    """A Follow of server B, in a thread as gRPC has it."""
+
+    def __init__(self, service, number):
+        self.session = service_module.SessionId(f"{number:032x}")
+        hello = pb.PeerMessage(hello=pb.PeerHello(session_id=str(self.session), boot_b="b" * 32))
+        follow = service.Follow(iter([hello]), Context("server-b"))
+        self.thread = threading.Thread(target=lambda: list(follow), daemon=True)
+        self.thread.start()
+
+
+def test_a_stopping_server_waits_for_a_stream_that_has_a_session_and_sends_the_others_away(tmp_path, peer):
+    service = make_service(Role.A, tmp_path, peer)
+    claimed, waiting = Stream(service, 1), Stream(service, 2)
+    channel = service._meeting.take(claimed.session, SECONDS)
+    with service._meeting._condition:
+        assert service._meeting._condition.wait_for(lambda: waiting.session in service._meeting._arrived, SECONDS)
+    service.drain()
+    waiting.thread.join(SECONDS)
+    assert not waiting.thread.is_alive()
+    assert not service.wait_idle(0)  # our last opening may still be on its way to B
+    channel.close()
+    assert service.wait_idle(SECONDS)
+    hello = pb.PeerMessage(hello=pb.PeerHello(session_id="3" * 32, boot_b="b" * 32))
+    with pytest.raises(Refused, match="server A is shutting down, and nothing was begun"):
+        list(service.Follow(iter([hello]), Context("server-b")))
+
+
+def test_a_stream_that_comes_between_admission_and_the_end_is_sent_away_too(tmp_path, peer):
+    service = make_service(Role.A, tmp_path, peer)
+    service._meeting.drain()
+    late = Stream(service, 1)
+    late.thread.join(SECONDS)
+    assert not late.thread.is_alive()
+    assert service.wait_idle(0)
+
+
 def test_a_stream_without_a_session_is_refused(tmp_path, peer):
     service = make_service(Role.A, tmp_path, peer)
     with pytest.raises(Refused, match="SessionId must be 32"):

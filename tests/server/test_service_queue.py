@@ -61,6 +61,11 @@ class Call:
             assert self._changed.wait_for(lambda: self._reached(stage) or self.error, SECONDS), self.stages
         assert self._reached(stage), self.error
 
+    def begins_within(self, seconds):
+        """Whether its turn comes in this time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._reached("evaluating"), seconds)
+
     def _reached(self, stage):
         return any(found.startswith(stage) for found in self.stages)
 
@@ -79,10 +84,13 @@ class Evaluations:
 
     def __init__(self):
         self.order, self.shares, self.release = [], [], threading.Semaphore(0)
+        self.workers = None  # where a test looks at them
 
     def __call__(self, channel, boot, task, stop):
         self.order.append(task.session_id)
         self.shares.append(task.image_share())
+        if self.workers is not None:
+            stop.watch(self.workers.take())
         yield "evaluating"
         assert self.release.acquire(timeout=SECONDS)
         stats = pb.WorkerStats(online_seconds=1.5, rounds=3, sent_bytes=100)
@@ -157,6 +165,38 @@ def test_an_edge_that_goes_while_it_waits_makes_room_at_once(service, evaluation
         evaluations.release.release()
     assert [call.ends().error for call in (full[0], full[2], late)] == [None] * 3
     assert evaluations.order == [full[0].session, full[2].session, late.session]
+
+
+def test_a_turn_outlives_its_call_until_the_worker_has_ended_whatever_becomes_of_the_generator(service, evaluations):
+    """GRPC may leave the generator of a cancelled call suspended, as this test does."""
+    workers = evaluations.workers = service._workers
+    workers.behaviour["clings"] = True
+    context = Context("edge")
+    holder = service.Denoise(request(session_id="1" * 32), context)
+    assert [next(holder).stage for _ in range(2)] == ["waiting for server B", "evaluating"]
+    following = Call(service, 2)
+    following.reaches("waiting: 1 ahead")
+    for callback in context.callbacks:
+        callback()  # does not wait: gRPC has one thread for all of its events
+    assert not following.begins_within(0.2)
+    assert service._turns.busy
+    assert evaluations.order == ["1" * 32]
+    evaluations.workers = None
+    workers.taken[0].gone.set()
+    following.reaches("evaluating")
+    evaluations.release.release()
+    assert following.ends().header is not None
+    holder.close()
+
+
+def test_a_call_that_was_cancelled_before_it_was_looked_at_takes_no_turn(service, evaluations):
+    context = Context("edge")
+    context.add_callback = lambda callback: False  # as gRPC answers once a call is over
+    with pytest.raises(Refused, match="cancelled"):
+        list(service.Denoise(request(), context))
+    assert evaluations.order == []
+    assert not service._turns.busy
+    assert service.wait_idle(0)
 
 
 def test_a_session_holds_no_share_while_it_waits(service, evaluations, full, monkeypatch):

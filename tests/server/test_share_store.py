@@ -39,6 +39,16 @@ def test_round_trip(tmp_path_factory, header, chunks):
     assert store.names() == [NAME]
 
 
+def test_a_header_is_read_without_the_words(store, folder):
+    with pytest.raises(NotFoundError, match="is not stored on this server"):
+        store.read_header(NAME)
+    write(store, bytes(1000), header=b"public")
+    os.truncate(folder / f"{NAME}.share", len(b"public") + 4)  # whatever became of the words
+    assert store.read_header(NAME) == b"public"
+    with pytest.raises(BadInputError, match="is not a name"):
+        store.read_header("../a")
+
+
 def test_it_is_there_after_a_restart(store, folder):
     write(store, b"words")
     assert ShareStore(folder).read(NAME).words == b"words"

@@ -56,6 +56,18 @@ def test_stopping_ends_the_process_whatever_it_does(pool):
         os.kill(pid(worker), 0)
 
 
+def test_killing_from_another_thread_wakes_its_owner_who_stops_it_after_all(pool):
+    worker = pool.take()
+    assert not worker.ended(0.01)
+    os.kill(pid(worker), signal.SIGSTOP)
+    worker.kill()
+    assert worker.pipe.receive_header() is None
+    assert worker.ended(SECONDS)
+    worker.kill()
+    worker.stop()
+    worker.kill()
+
+
 def test_a_spare_that_was_killed_is_replaced(pool):
     dead = pool._spare
     os.kill(pid(dead), signal.SIGKILL)
