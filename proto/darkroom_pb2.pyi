@@ -44,6 +44,16 @@ class Size(_message.Message):
     width: int
     def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ...) -> None: ...
 
+class Window(_message.Message):
+    __slots__ = ("top", "left", "size")
+    TOP_FIELD_NUMBER: _ClassVar[int]
+    LEFT_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    top: int
+    left: int
+    size: Size
+    def __init__(self, top: _Optional[int] = ..., left: _Optional[int] = ..., size: _Optional[_Union[Size, _Mapping]] = ...) -> None: ...
+
 class StoreHeader(_message.Message):
     __slots__ = ("object_id", "size", "packing", "packing_sigma", "seed")
     OBJECT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -201,7 +211,7 @@ class PeerHello(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., boot_b: _Optional[str] = ...) -> None: ...
 
 class PeerOrder(_message.Message):
-    __slots__ = ("kind", "session_id", "model", "push_id", "material_id", "plan_digest", "boot_a", "boot_b", "object_id", "contribution", "upload_id")
+    __slots__ = ("kind", "session_id", "model", "push_id", "material_id", "plan_digest", "boot_a", "boot_b", "object_id", "contribution", "tile", "upload_id")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         KIND_UNSPECIFIED: _ClassVar[PeerOrder.Kind]
@@ -220,6 +230,7 @@ class PeerOrder(_message.Message):
     BOOT_B_FIELD_NUMBER: _ClassVar[int]
     OBJECT_ID_FIELD_NUMBER: _ClassVar[int]
     CONTRIBUTION_FIELD_NUMBER: _ClassVar[int]
+    TILE_FIELD_NUMBER: _ClassVar[int]
     UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
     kind: PeerOrder.Kind
     session_id: str
@@ -231,8 +242,9 @@ class PeerOrder(_message.Message):
     boot_b: str
     object_id: str
     contribution: bytes
+    tile: int
     upload_id: str
-    def __init__(self, kind: _Optional[_Union[PeerOrder.Kind, str]] = ..., session_id: _Optional[str] = ..., model: _Optional[str] = ..., push_id: _Optional[str] = ..., material_id: _Optional[str] = ..., plan_digest: _Optional[bytes] = ..., boot_a: _Optional[str] = ..., boot_b: _Optional[str] = ..., object_id: _Optional[str] = ..., contribution: _Optional[bytes] = ..., upload_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, kind: _Optional[_Union[PeerOrder.Kind, str]] = ..., session_id: _Optional[str] = ..., model: _Optional[str] = ..., push_id: _Optional[str] = ..., material_id: _Optional[str] = ..., plan_digest: _Optional[bytes] = ..., boot_a: _Optional[str] = ..., boot_b: _Optional[str] = ..., object_id: _Optional[str] = ..., contribution: _Optional[bytes] = ..., tile: _Optional[int] = ..., upload_id: _Optional[str] = ...) -> None: ...
 
 class PeerAccept(_message.Message):
     __slots__ = ("order_digest", "contribution")
@@ -369,7 +381,7 @@ class MaterialEnd(_message.Message):
     def __init__(self, dealer_peak_rss_bytes: _Optional[int] = ...) -> None: ...
 
 class WorkerJob(_message.Message):
-    __slots__ = ("role", "network", "size", "material_id", "material_seed", "push_seed", "deltas", "bias_shares", "packing", "packing_sigma", "image_share", "noise_key", "sigma_share", "peer_key", "engine")
+    __slots__ = ("role", "network", "size", "material_id", "material_seed", "push_seed", "deltas", "bias_shares", "packing", "packing_sigma", "image_share", "noise_key", "sigma_share", "peer_key", "engine", "window")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
@@ -385,6 +397,7 @@ class WorkerJob(_message.Message):
     SIGMA_SHARE_FIELD_NUMBER: _ClassVar[int]
     PEER_KEY_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
     role: str
     network: str
     size: Size
@@ -400,7 +413,8 @@ class WorkerJob(_message.Message):
     sigma_share: int
     peer_key: bytes
     engine: str
-    def __init__(self, role: _Optional[str] = ..., network: _Optional[str] = ..., size: _Optional[_Union[Size, _Mapping]] = ..., material_id: _Optional[str] = ..., material_seed: _Optional[bytes] = ..., push_seed: _Optional[bytes] = ..., deltas: _Optional[bytes] = ..., bias_shares: _Optional[bytes] = ..., packing: _Optional[_Union[Packing, str]] = ..., packing_sigma: _Optional[float] = ..., image_share: _Optional[bytes] = ..., noise_key: _Optional[bytes] = ..., sigma_share: _Optional[int] = ..., peer_key: _Optional[bytes] = ..., engine: _Optional[str] = ...) -> None: ...
+    window: Window
+    def __init__(self, role: _Optional[str] = ..., network: _Optional[str] = ..., size: _Optional[_Union[Size, _Mapping]] = ..., material_id: _Optional[str] = ..., material_seed: _Optional[bytes] = ..., push_seed: _Optional[bytes] = ..., deltas: _Optional[bytes] = ..., bias_shares: _Optional[bytes] = ..., packing: _Optional[_Union[Packing, str]] = ..., packing_sigma: _Optional[float] = ..., image_share: _Optional[bytes] = ..., noise_key: _Optional[bytes] = ..., sigma_share: _Optional[int] = ..., peer_key: _Optional[bytes] = ..., engine: _Optional[str] = ..., window: _Optional[_Union[Window, _Mapping]] = ...) -> None: ...
 
 class WorkerStats(_message.Message):
     __slots__ = ("ahead_seconds", "online_seconds", "rounds", "sent_bytes", "peak_rss_bytes", "flags")

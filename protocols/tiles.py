@@ -1,7 +1,7 @@
 """Large images by overlapping tiles: each is evaluated by itself, with its own material, and only its inner part is kept.
 
-A pixel of the result depends on the image within the network's reach. A tile's window extends beyond its inner part by that much, so
-what the cut does to the window's borders stays outside. The result is the untiled one up to the carries of truncation.
+A pixel of the result depends on the image within the network's reach. A tile's window extends beyond its inner part by that much,
+so what the cut does to the window's borders stays outside. The result is the untiled one up to the carries of truncation.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from typing import Final
 from protocols.errors import NetworkDescriptionError
 from protocols.network import (
     IMAGE_WIRE,
+    MIN_SIDE,
     Conv,
     Linear,
     Network,
@@ -82,9 +83,7 @@ def reach(network: Network) -> int | None:
     return ceil(far[network.layers[-1].out]) if step[network.layers[-1].out] == 1 else None
 
 
-def tiles_for(
-    network: Network, height: int, width: int, words: Callable[[int, int], int], limit: int = TILE_WORDS
-) -> list[Tile]:
+def tiles_for(network: Network, height: int, width: int, words: Callable[[int, int], int], limit: int = TILE_WORDS) -> list[Tile]:
     """One tile where the image fits, else a grid of equal ones.
 
     words: opened words for a window of some height and width. Raises NetworkDescriptionError: too large, and the network's result
@@ -98,7 +97,7 @@ def tiles_for(
             f"a {height}x{width} image needs {words(height, width) >> 17} MiB of openings with this model, at most {limit >> 17} "
             "are supported, and its result depends on the whole image, so it cannot be cut into tiles; reduce the image"
         )
-    halo = -(-distance // multiple) * multiple
+    halo = -(-max(distance, MIN_SIDE) // multiple) * multiple  # of a window that is hardly more than it, the halo is enough
     side = isqrt(limit * 256 * 256 // words(256, 256)) // multiple * multiple
     while True:
         inner = side - 2 * halo
@@ -109,7 +108,7 @@ def tiles_for(
             for rows in _spans(height, inner, halo, multiple)
             for columns in _spans(width, inner, halo, multiple)
         ]
-        if max(words(tile.height, tile.width) for tile in grid) <= limit:
+        if max(words(*size) for size in {(tile.height, tile.width) for tile in grid}) <= limit:
             return grid
         side -= multiple
 

@@ -6,7 +6,7 @@ channel is closed, the worker is killed, and the material is never named again.
 
 import threading
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final
 
@@ -23,19 +23,21 @@ from protocols.errors import (
 )
 from protocols.identifiers import BootId, MaterialId, PushId, Role
 from protocols.prg import fresh_key
+from protocols.ring import WORD_BYTES
+from protocols.tiles import Tile, tiles_for
 from protocols.unpicklable import Unpicklable
 from server.abort import Abort
 from server.dealer_client import Boots, DealerClient
 from server.models import MaskedModel, ModelRegistry, PushedModel, WeightMasking
 from server.order import OrderTerms, check_accept, check_order, make_order, order_digest, shared_key
+from server.outcome import Outcome, assembled
 from server.peer_channel import PeerChannel
 from server.pipe import Kind
 from server.relays import WORKER_ENDED, expect, receive_opening, relay_corrections, relay_openings, send_opening
 from server.turns import Place
 from server.worker_pool import WorkerPool
 
-MAX_REPEATS: Final = 3  # of an evaluation with a flagged truncation; a flag has a probability below 1 %
-MAX_MATERIAL_BYTES: Final = 6 << 30  # corrections that a worker of B holds; a larger image needs tiles
+MAX_MATERIAL_BYTES: Final = 6 << 30  # corrections that a worker of B holds; of an image that cannot be cut into tiles
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,48 +55,24 @@ class EvaluationRequest(Unpicklable):
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome(Unpicklable):
-    """This server's re-randomised output share, and what it cost."""
+class _Work(Unpicklable):
+    """What stays the same over the tiles of a session and their repetitions."""
 
-    share: bytes = field(repr=False)  # empty where a truncation was flagged
-    stats: pb.WorkerStats
-    engine: str
-    offline_seconds: float
-    dealt_bytes: int
-    dealer_peak_rss_bytes: int
-    push_id: PushId
-    shape: tuple[int, int, int]
-    flags: int = 0  # evaluations before this one that were repeated
-
-    @property
-    def flagged(self) -> bool:
-        return self.stats.flags > 0
-
-    def after(self, earlier: "Outcome") -> "Outcome":
-        """This outcome with what the flagged evaluation before it cost."""
-        stats = pb.WorkerStats()
-        stats.CopyFrom(self.stats)
-        for name in ("ahead_seconds", "online_seconds", "rounds", "sent_bytes"):
-            setattr(stats, name, getattr(stats, name) + getattr(earlier.stats, name))
-        stats.peak_rss_bytes = max(stats.peak_rss_bytes, earlier.stats.peak_rss_bytes)
-        return replace(
-            self,
-            stats=stats,
-            offline_seconds=self.offline_seconds + earlier.offline_seconds,
-            dealt_bytes=self.dealt_bytes + earlier.dealt_bytes,
-            flags=earlier.flags + 1,
-        )
+    request: EvaluationRequest
+    model: PushedModel
+    image_share: bytes = field(repr=False)
+    channel: PeerChannel
+    abort: Abort
 
 
 @dataclass(frozen=True, eq=False)
-class _Session(Unpicklable):
-    """What both servers have agreed on, with this server's half."""
+class _Agreed(Unpicklable):
+    """What both servers have agreed on for one evaluation, with this server's half."""
 
-    request: EvaluationRequest
-    image_share: bytes = field(repr=False)
     masked: MaskedModel
-    model: PushedModel
     plan: SessionPlan
+    tile: Tile
+    number: int
     material: MaterialId
     peer_key: bytes = field(repr=False)
     started: float
@@ -171,26 +149,15 @@ class Evaluator:
         """Run by server A, in its turn; yields stages for the edge."""
         boots = Boots(str(self.boot_id), str(BootId(boot_b)))
         model = self._models.load(request.model)
-        plan = self._plan(model, request)
-        image_share = request.image_share()
+        tiles = self._tiles(model, request)
+        work = _Work(request, model, request.image_share(), channel, abort)
+        return (yield from assembled(tiles, lambda number: self._lead_tile(work, boots, tiles[number], number)))
 
-        def once() -> Generator[str, None, Outcome]:
-            return self._lead_once(channel, request, abort, model, plan, image_share, boots)
-
-        return (yield from _repeated(once))
-
-    def _lead_once(
-        self,
-        channel: PeerChannel,
-        request: EvaluationRequest,
-        abort: "Abort",
-        model: PushedModel,
-        plan: SessionPlan,
-        image_share: bytes,
-        boots: Boots,
-    ) -> Generator[str, None, Outcome]:
+    def _lead_tile(self, work: _Work, boots: Boots, tile: Tile, number: int) -> Generator[str, None, Outcome]:
         """One evaluation on fresh material."""
         started = monotonic()
+        channel, model = work.channel, work.model
+        plan = session_plan(work.request.engine, model.network, tile.height, tile.width)
         masked = self._models.masked(model.name, model.upload_id, boots)
         try:
             if masked is None:
@@ -199,9 +166,9 @@ class Evaluator:
         except NotFoundError:  # a server or the dealer has restarted since the push: new masks
             yield "masking the model"
             self._models.forget(model.name)
-            masked = self.lead_masking(channel, request.session_id, model, boots)
+            masked = self.lead_masking(channel, work.request.session_id, model, boots)
             material = self._dealer.open_material(masked.push_id, plan, boots)
-        terms = self._evaluation_terms(request, model, plan, boots)
+        terms = self._evaluation_terms(work, plan, boots, number)
         order = make_order(terms, push_id=str(masked.push_id), material_id=str(material), contribution=fresh_key())
         try:
             channel.send(pb.PeerMessage(order=order))
@@ -211,72 +178,70 @@ class Evaluator:
             # B may lack this push: a link that broke during masking leaves one side with it. The next session masks anew.
             self._models.forget(model.name)
             raise
-        session = _Session(request, image_share, masked, model, plan, material, shared_key(order, accept), started)
-        return (yield from self._run(channel, session, abort))
+        agreed = _Agreed(masked, plan, tile, number, material, shared_key(order, accept), started)
+        return (yield from self._run(work, agreed))
 
     def follow(
         self, channel: PeerChannel, request: EvaluationRequest, abort: Abort, place: Place
     ) -> Generator[str, None, Outcome]:
         """Run by server B; yields stages for the edge."""
         yield "waiting for server A"
-        order = channel.expect("order").order
+        first = iter([channel.expect("order").order])
         yield from place.turn()
         model = self._models.load(request.model)  # not before: what waits holds no shares
-        plan = self._plan(model, request)
-        image_share = request.image_share()
-        orders = iter([order])
+        tiles = self._tiles(model, request)
+        work = _Work(request, model, request.image_share(), channel, abort)
 
-        def once() -> Generator[str, None, Outcome]:
-            order = next(orders, None) or channel.expect("order").order
-            return self._follow_once(channel, order, request, abort, model, plan, image_share)
+        def follow_tile(number: int) -> Generator[str, None, Outcome]:
+            order = next(first, None) or channel.expect("order").order
+            return self._follow_tile(work, order, tiles[number], number)
 
-        return (yield from _repeated(once))
+        return (yield from assembled(tiles, follow_tile))
 
-    def _follow_once(
-        self,
-        channel: PeerChannel,
-        order: pb.PeerOrder,
-        request: EvaluationRequest,
-        abort: "Abort",
-        model: PushedModel,
-        plan: SessionPlan,
-        image_share: bytes,
-    ) -> Generator[str, None, Outcome]:
+    def _follow_tile(self, work: _Work, order: pb.PeerOrder, tile: Tile, number: int) -> Generator[str, None, Outcome]:
         """One evaluation, as A orders."""
         started = monotonic()
+        channel, model = work.channel, work.model
         if order.kind == pb.PeerOrder.KIND_MASK:
-            self.follow_masking(channel, order, request.session_id, model)
+            self.follow_masking(channel, order, work.request.session_id, model)
             order = channel.expect("order").order
         boots = Boots(order.boot_a, str(self.boot_id))
-        check_order(order, self._evaluation_terms(request, model, plan, boots))
+        plan = session_plan(work.request.engine, model.network, tile.height, tile.width)
+        check_order(order, self._evaluation_terms(work, plan, boots, number))
         masked = self._models.masked(model.name, model.upload_id, boots)
         if masked is None or str(masked.push_id) != order.push_id:
             raise RemoteProtocolError(f"server A names push {order.push_id[:40]!r}, which this server does not hold")
         accept = self._accept(channel, order)
-        material = MaterialId(order.material_id)
-        session = _Session(request, image_share, masked, model, plan, material, shared_key(order, accept), started)
-        return (yield from self._run(channel, session, abort))
+        agreed = _Agreed(masked, plan, tile, number, MaterialId(order.material_id), shared_key(order, accept), started)
+        return (yield from self._run(work, agreed))
 
-    def _plan(self, model: PushedModel, request: EvaluationRequest) -> SessionPlan:
-        size = request.stored.size
-        plan = session_plan(request.engine, model.network, size.height, size.width)
+    def _tiles(self, model: PushedModel, request: EvaluationRequest) -> list[Tile]:
+        """The image as one tile, or cut: public, the same at both servers. Raises BadInputError: too large."""
+        size, network = request.stored.size, model.network
+
+        def words(height: int, width: int) -> int:
+            return session_plan(request.engine, network, height, width).sent_bytes // WORD_BYTES
+
+        tiles = tiles_for(network, size.height, size.width, words)
+        plan = session_plan(request.engine, network, tiles[0].height, tiles[0].width)
         if plan.dealt_bytes > MAX_MATERIAL_BYTES:
             raise BadInputError(
                 f"a {plan.height}x{plan.width} image needs {plan.dealt_bytes / 2**30:.1f} GiB of material with this model; "
                 f"at most {MAX_MATERIAL_BYTES / 2**30:.0f} GiB are supported: cut the image into tiles"
             )
-        return plan
+        return tiles
 
-    def _evaluation_terms(self, request: EvaluationRequest, model: PushedModel, plan: SessionPlan, boots: Boots) -> OrderTerms:
+    def _evaluation_terms(self, work: _Work, plan: SessionPlan, boots: Boots, number: int) -> OrderTerms:
         return OrderTerms(
             kind=pb.PeerOrder.KIND_EVALUATE,
-            session_id=request.session_id,
-            model=model.name,
-            upload_id=model.upload_id,
-            object_id=request.object_id,
+            session_id=work.request.session_id,
+            model=work.model.name,
+            upload_id=work.model.upload_id,
+            object_id=work.request.object_id,
             plan_digest=plan.digest,
             boot_a=boots.a,
             boot_b=boots.b,
+            tile=number,
         )
 
     def _accept(self, channel: PeerChannel, order: pb.PeerOrder) -> pb.PeerAccept:
@@ -284,11 +249,12 @@ class Evaluator:
         channel.send(pb.PeerMessage(accept=accept))
         return accept
 
-    def _run(self, channel: PeerChannel, session: _Session, abort: Abort) -> Generator[str, None, Outcome]:
-        request, masked, model, plan = session.request, session.masked, session.model, session.plan
-        self._use(session.material)
+    def _run(self, work: _Work, agreed: _Agreed) -> Generator[str, None, Outcome]:
+        request, model, abort, channel = work.request, work.model, work.abort, work.channel
+        masked, plan, tile = agreed.masked, agreed.plan, agreed.tile
+        self._use(agreed.material)
         yield "dealing"
-        batch = self._dealer.claim_material(session.material, masked.push_id, plan, masked.boots, begun=abort.also)
+        batch = self._dealer.claim_material(agreed.material, masked.push_id, plan, masked.boots, begun=abort.also)
         worker = self._workers.take()
         try:
             abort.watch(worker)
@@ -296,25 +262,26 @@ class Evaluator:
                 role=self.role.value,
                 network=model.network.to_json(),
                 size=request.stored.size,
-                material_id=str(session.material),
+                material_id=str(agreed.material),
                 material_seed=batch.seed,
                 push_seed=masked.push_seed,
                 deltas=masked.deltas,
                 bias_shares=masked.bias_shares,
                 packing=request.stored.packing,
                 packing_sigma=request.stored.packing_sigma,
-                image_share=session.image_share,
+                image_share=work.image_share,
                 noise_key=request.noise_key,
                 sigma_share=request.sigma_share,
-                peer_key=session.peer_key,
+                peer_key=agreed.peer_key,
                 engine=plan.engine,
+                window=pb.Window(top=tile.top, left=tile.left, size=pb.Size(height=tile.height, width=tile.width)),
             )
             worker.pipe.send(Kind.JOB, job.SerializeToString())
             relay_corrections(batch.corrections, worker.pipe, plan.correction_sizes if self.role is Role.B else [])
             expect(worker.pipe, Kind.READY)
             channel.send(pb.PeerMessage(ready=pb.PeerReady()))
             channel.expect("ready")
-            offline_seconds = monotonic() - session.started
+            offline_seconds = monotonic() - agreed.started
             yield "evaluating"
             worker.pipe.send(Kind.GO)
             stats, share = relay_openings(worker.pipe, channel, plan)

@@ -25,6 +25,7 @@ class OrderTerms:
     plan_digest: bytes
     boot_a: str
     boot_b: str
+    tile: int = 0  # of an image that is cut into tiles
 
 
 TERMS: Final = tuple(field.name for field in fields(OrderTerms))

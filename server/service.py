@@ -33,11 +33,12 @@ from protocols.ring import WORD_BYTES
 from server.abort import Abort
 from server.config import ServerConfig
 from server.dealer_client import Boots, DealerClient
-from server.evaluation import EvaluationRequest, Evaluator, Outcome
+from server.evaluation import EvaluationRequest, Evaluator
 from server.grants import verify_grant
 from server.limits import call_limits, queue_of
 from server.metrics import ServerMetrics
 from server.models import MaskedModel, ModelRegistry, PushedModel
+from server.outcome import Outcome
 from server.peer_channel import MeetingPoint, PeerChannel
 from server.queued_image import QueuedImage
 from server.session_log import public_fields, rounded

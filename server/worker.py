@@ -41,7 +41,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 def shared_model(job: pb.WorkerJob, network: Network) -> SharedModel:
     """The masked model in the form that the engine takes."""
-    height, width = job.size.height, job.size.width
+    height, width = job.window.size.height, job.window.size.width
     masked = masked_weights(network, height, width)
     weights: dict[str, MaskedWeight] = {}
     offset = 0
@@ -68,6 +68,12 @@ def unpacked_share(job: pb.WorkerJob, role: Role) -> Tensor:
     if mode is PackingMode.BLIND:
         return image
     return packing.unpack_share(image, job.noise_key, mode, job.packing_sigma)
+
+
+def window_of(job: pb.WorkerJob, share: Tensor) -> Tensor:
+    """The part of the image that this job is about."""
+    window = job.window
+    return share[:, window.top : window.top + window.size.height, window.left : window.left + window.size.width]
 
 
 def corrections(pipe: Pipe, sizes: Sequence[int]) -> Iterator[Tensor]:
@@ -152,7 +158,7 @@ def evaluate(pipe: Pipe) -> None:
     job = pb.WorkerJob.FromString(bytes(pipe.receive_bytes(header.length)))
     role = Role(job.role)
     network = Network.from_json(job.network)
-    plan = session_plan(job.engine, network, job.size.height, job.size.width)
+    plan = session_plan(job.engine, network, job.window.size.height, job.window.size.width)
     started = time.monotonic()
     engine = engine_for(job, role, plan, shared_model(job, network), pipe)
     engine.prepare()
@@ -166,7 +172,7 @@ def evaluate(pipe: Pipe) -> None:
     ledger = OpeningLedger(MaterialId(job.material_id), [plan.opened_words(index) for index in range(plan.rounds)])
     sigma = torch.tensor([job.sigma_share], dtype=torch.int64)
     try:
-        output, flags = engine.run(unpacked_share(job, role), sigma, ledger, pipe, sender)
+        output, flags = engine.run(window_of(job, unpacked_share(job, role)), sigma, ledger, pipe, sender)
     finally:
         sender.finish()
     if not ledger.finished:
