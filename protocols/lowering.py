@@ -90,7 +90,7 @@ class Lowered:
 
 
 def lower(network: Network, height: int, width: int) -> Lowered:
-    """Raises NetworkDescriptionError where the network does not fit the size."""
+    """Raises NetworkDescriptionError where the network does not fit the size, or gives its result in another format."""
     network.wire_shapes(height, width)  # refuses what is too large before anything is built from it
     padded = (1, *network.padded_size(height, width))
     formats = {IMAGE_WIRE: WireFormat(padded, FRAC_BITS, IMAGE_MAGNITUDE_BITS)}
@@ -100,6 +100,11 @@ def lower(network: Network, height: int, width: int) -> Lowered:
         for layer in parts:
             formats[layer.out] = _format(layer, [formats[source] for source in layer.sources], network)
             layers.append(layer)
+    out = layers[-1].out
+    if formats[out].frac_bits != FRAC_BITS:
+        raise NetworkDescriptionError(
+            f"{out}: a result has {FRAC_BITS} fractional bits, not {formats[out].frac_bits}; correct the ranges"
+        )
     return Lowered(tuple(layers), formats)
 
 

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from client.model_file import save_model
 from protocols.network import Network
+from protocols.wire_ranges import measured_ranges
 from training.architecture import on_grid
 from training.bounds import measure_bounds
 from training.checkpoint import Checkpoint
@@ -17,21 +20,27 @@ BOUND_SEED: Final = 7
 
 
 def export_model(path: Path, network: Network, checkpoint: Checkpoint, series: Sequence[Series]) -> float:
-    """Write the best weights (before the first validation: the averaged ones) and give the bound measured for them."""
+    """Write the best weights (before the first validation: the averaged ones) and give the bound measured for them.
+
+    Raises NetworkDescriptionError: a wire grows without limit on a hostile image; train on, with more pressure.
+    """
     weights = on_grid(network, checkpoint.best or checkpoint.average)
     bounds = measure_bounds(network, weights, series, seed=BOUND_SEED)
+    ranged = measured_ranges(network, weights, np.random.default_rng(BOUND_SEED), known=bounds.wires)
     rounded = {name: math.ceil(value * 1000) / 1000 for name, value in bounds.wires.items()}
     notes = {
-        "wire_bounds": json.dumps(rounded, sort_keys=True),  # scales per wire follow from these (DESIGN section 6)
+        "wire_bounds": json.dumps(rounded, sort_keys=True),
         "bound_patterns": f"{bounds.patterns:.3f}",
         "bound_slices": f"{bounds.slices:.3f}",
         "bound_ascent": f"{bounds.ascent:.3f}",
+        "rounding_error": f"{ranged.error:.3g}",
+        "expected_flags_512": f"{ranged.expected_flags(512, 512):.3g}",
         "steps": str(checkpoint.step),
         "psnr_out_db": f"{checkpoint.best_psnr_db:.3f}",
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_model(partial, network, weights, bound=bounds.bound, **notes)
+    save_model(partial, ranged.network, weights, bound=bounds.bound, **notes)
     partial.chmod(0o644)  # safetensors writes it for its owner alone; a model that is shipped is public
     partial.replace(path)
     return bounds.bound
