@@ -367,6 +367,23 @@ def model_list(config: ConfigOption, json: JsonOption = None) -> None:
     run_model_list(config, json)
 
 
+@model_app.command("import-dncnn")
+def model_import_dncnn(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A state dict (.pth) of SaoYan/DnCNN-PyTorch or cszn/KAIR.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Model file to write (.safetensors).")],
+    json: JsonOption = None,
+) -> None:
+    """Make a model file of a trained grey DnCNN: batch normalisation folded, weights and wires in fixed point.
+
+    Takes a minute or two: how large its wires grow is measured on hostile images. The file is read without running code.
+
+    Example: [bold]darkroom model import-dncnn net.pth -o dncnn.safetensors[/bold]
+    """
+    from darkroom.commands import run_import_dncnn
+
+    run_import_dncnn(file, output, json)
+
+
 @key_app.command("new")
 def key_new(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write, mode 0600; nothing is overwritten.")],

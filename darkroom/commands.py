@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 from rich.table import Table
 from torch import Tensor
@@ -13,12 +14,13 @@ from torch import Tensor
 from client import acquisition, edge, model_owner, records
 from client.config import HospitalConfig, load_config
 from client.dicom_anonymous import CANNOT
+from client.dncnn_file import import_dncnn
 from client.doctor import check
 from client.files import PRIVATE_MODE, read_private, replacing
 from client.grants import issue_grant, parse_window
 from client.images import check_output, read_stack, write_result
 from client.keys import create_noise_key, read_noise_key
-from client.model_file import load_model
+from client.model_file import MODEL_SUFFIX, load_model, model_bytes
 from client.origin import ImageStack, Origin, SourceImage, detached
 from client.records import ObjectRecord
 from client.report import build_report
@@ -35,6 +37,8 @@ from protocols.errors import BadInputError
 from protocols.identifiers import Identifier
 from protocols.packing import PackingMode, gaussian_leakage_bits, region_leakage_bits
 
+MEASURING_SEED: Final = 0
+SHOWN_SIDE: Final = 512
 REGION_SIDE: Final = 32  # pixels: an organ's detail, on most modalities
 
 
@@ -225,6 +229,38 @@ def run_model_list(config_file: Path, json_path: str | None) -> None:
         for model in models
     ]
     write_json({"models": listed}, json_path)
+
+
+def run_import_dncnn(file: Path, output: Path, json_path: str | None) -> None:
+    """Write a model file of a DnCNN's state dict, and print where. Raises DarkroomError."""
+    if output.suffix != MODEL_SUFFIX:
+        raise BadInputError(f"{output}: a model file ends in {MODEL_SUFFIX}, and its name is the model's")
+    with Stages(err()) as stages:
+        stages.tell("model owner", f"measuring the wires of {file} on hostile images")
+        rng = np.random.default_rng(MEASURING_SEED)  # noqa: TID251 - nothing secret; the same file gives the same model
+        imported = import_dncnn(file, rng)
+        with replacing(output) as written:
+            written.write(model_bytes(imported.network, imported.weights, bound=imported.bound, source=file.name))
+        ranged, flags = imported.ranged, imported.ranged.expected_flags(SHOWN_SIDE, SHOWN_SIDE)
+        error = imported.weight_error + ranged.error
+        stages.tell(
+            "model owner",
+            f"{imported.depth} convolutions, {imported.network.weight_frac_bits} bits after the point in weights,"
+            f" {ranged.frac_bits} in wires; within {error:.2g} of floating point on noisy phantoms;"
+            f" {flags:.2g} repetitions to expect at {SHOWN_SIDE}x{SHOWN_SIDE}",
+        )
+    result_line(str(output), json_path)
+    result = {
+        "model": str(output),
+        "convolutions": imported.depth,
+        "weight_frac_bits": imported.network.weight_frac_bits,
+        "wire_frac_bits": ranged.frac_bits,
+        "weight_error": imported.weight_error,
+        "rounding_error": ranged.error,
+        "bound": imported.bound,
+        "expected_flags_512": flags,
+    }
+    write_json(result, json_path)
 
 
 def run_key_new(file: Path) -> None:

@@ -34,6 +34,7 @@ TOLERANCE: Final = 1 / 4095  # of the range: a grey level of a 12-bit image
 MARGIN: Final = 2.0
 SHARE: Final = 0.75  # between 48x48 and 160x160 the largest difference grows by less than a quarter
 F_RANGE: Final = (10, 18)
+WEIGHT_BITS_RANGE: Final = (10, 16)
 SIDE: Final = 48  # more than the receptive field of 20 convolutions of 3x3
 PHANTOMS: Final = 2  # of each noise level
 
@@ -76,6 +77,19 @@ def measured_ranges(
     raise AssertionError("F_RANGE is empty")
 
 
+def weight_grid(
+    network: Network, weights: Mapping[str, Tensor], rng: Generator, *, tolerance: float = TOLERANCE
+) -> tuple[int, float]:
+    """The coarsest grid of weights on which noisy phantoms stay within SHARE of `tolerance`, and the largest difference there."""
+    phantoms = list(phantom_batches(SIDE, PHANTOMS, rng))
+    for frac_bits in range(WEIGHT_BITS_RANGE[0], WEIGHT_BITS_RANGE[1] + 1):
+        rounded = _on_grid(replace(network, weight_frac_bits=frac_bits), weights)
+        error = max(_float_difference(network, weights, rounded, batch) for batch in phantoms)
+        if error <= tolerance * SHARE or frac_bits == WEIGHT_BITS_RANGE[1]:
+            return frac_bits, error
+    raise AssertionError("WEIGHT_BITS_RANGE is empty")
+
+
 def largest_values(network: Network, weights: Mapping[str, Tensor], batches: Iterable[Batch]) -> dict[str, float]:
     """The largest magnitude of every wire over the images; infinite where one overflows."""
     found: dict[str, float] = {}
@@ -93,7 +107,7 @@ def rounding_error(network: Network, weights: Mapping[str, Tensor], batches: lis
     Each truncation carries as the engine's does, from a stream under a fixed key: it rounds without bias.
     """
     words = {name: encode(weight, frac_bits=_grid(network, name)) for name, weight in weights.items()}
-    exact = {name: decode(word, frac_bits=_grid(network, name)) for name, word in words.items()}
+    exact = _on_grid(network, weights)
     stream, plan = Prg(bytes(KEY_BYTES)), masked_plan(network, *batches[0][0].shape[2:])
 
     def carried(item: WireItem, product: Tensor) -> Tensor:
@@ -112,6 +126,23 @@ def _difference(
         expected = evaluate_float(plan.network, exact, decode(images), decode(level).expand(images.shape[0]))
         results = [masked_oracle(plan, words, image, level.view(1, 1, 1), carried) for image in images]
     return float((decode(torch.stack(results)) - expected).abs().max())
+
+
+def _float_difference(network: Network, first: Mapping[str, Tensor], second: Mapping[str, Tensor], batch: Batch) -> float:
+    """Between two sets of weights, in double precision, on the images of a batch."""
+    images, sigma = batch[0].double(), torch.full((batch[0].shape[0],), batch[1] / 255, dtype=torch.float64)
+    with torch.inference_mode():
+        a, b = (
+            evaluate_float(network, {n: w.double() for n, w in weights.items()}, images, sigma) for weights in (first, second)
+        )
+    return float((a - b).abs().max())
+
+
+def _on_grid(network: Network, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters as the servers hold them, as doubles."""
+    return {
+        name: decode(encode(w, frac_bits=_grid(network, name)), frac_bits=_grid(network, name)) for name, w in weights.items()
+    }
 
 
 def _grid(network: Network, name: str) -> int:

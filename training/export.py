@@ -41,6 +41,6 @@ def export_model(path: Path, network: Network, checkpoint: Checkpoint, series: S
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     save_model(partial, ranged.network, weights, bound=bounds.bound, **notes)
-    partial.chmod(0o644)  # safetensors writes it for its owner alone; a model that is shipped is public
+    partial.chmod(0o644)  # whatever the umask: a model that is shipped is public
     partial.replace(path)
     return bounds.bound
