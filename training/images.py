@@ -128,6 +128,10 @@ class Patches:
     clean: Float[Tensor, "n 1 h w"]
     sigma: Float[Tensor, " n"]
 
+    def to(self, device: torch.device) -> "Patches":
+        """The batch where it is learned from."""
+        return Patches(self.noisy.to(device), self.clean.to(device), self.sigma.to(device))
+
 
 def draw_patches(
     series: list[Series], settings: PatchSettings, noise: NoiseSettings | None = None, *, seed: int, step: int

@@ -15,6 +15,7 @@ from training.noise import NoiseSettings
 
 PRECISIONS: Final = ("float32", "bfloat16")
 
+
 @dataclass(frozen=True)
 class FitSettings:
     """How the weights are fitted."""
