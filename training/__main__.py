@@ -21,7 +21,7 @@ from training.device import CPU, Device, choose_device
 from training.export import export_model
 from training.fit import Fitting, Log, Outcome
 from training.images import load_series, load_split
-from training.measure import SEED, measure_model
+from training.measure import SEED, SLICES, measure_model
 from training.search import collect, keep_result, load_search, result_path, run_candidate, search_table
 from training.settings import load_settings
 from training.timing import timed
@@ -138,13 +138,18 @@ def measure(
     model: Annotated[Path, typer.Option("--model", help="Model file.")] = Path("darkroom/models/base.safetensors"),
     images: ImagesOption = IMAGES,
     json_path: Annotated[str | None, typer.Option("--json", metavar="PATH", help="Write JSON; - is stdout.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML file of a run: measure on what it held back, instead of validation/*.")
+    ] = None,
+    slices: Annotated[int, typer.Option(min=1, help="Of each series.")] = SLICES,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise, and of the search for large wires.")] = SEED,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
 ) -> None:
-    """Print every figure of a model card: quality on validation/*, cost, bounds, conditioning."""
+    """Print every figure of a model card: quality on validation/*, cost, bounds by wire, conditioning, fixed point."""
     with _reported():
         torch.set_num_threads(threads)
-        report = measure_model(load_model(model), load_series(images, "validation"), seed=seed)
+        series = load_split(images, load_settings(config).images)[1] if config else load_series(images, "validation")
+        report = measure_model(load_model(model), series, slices=slices, seed=seed)
         text = json.dumps(report.to_json(), indent=1)
         if json_path == "-":
             typer.echo(text)
