@@ -2,6 +2,8 @@
 
 Products of activations make gated networks diverge where ReLU networks would not, so a step whose loss or gradient is
 not finite, or far above the usual, is not taken; several in a row restore the last checkpoint at half the learning rate.
+A hostile image may overflow while the patches do well: then the step is taken without pressure, and the nursery begins anew,
+since an image without a gradient would stay where it is and spoil every step of its life.
 
 A run is a function of its settings, the images and the machine's arithmetic: cut and resumed, it gives the same weights. Where
 it is computed is no setting of it: patches are drawn on the CPU, and checkpoints lie there, so a run may change devices.
@@ -158,16 +160,21 @@ class Fitting:
         chosen = self.settings
         patches = draw_patches(self._training, chosen.patches, chosen.noise, seed=settings.seed, step=state.step).to(self._device)
         press = torch.zeros(())
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+        with self._precision():
             loss = loss_of(self.network, self._weights, patches)
             if chosen.pressure.strength:
                 offer = self._nursery.offer(state.step, len(self._probe.names))
                 press = pressure(self._probe, self._weights, offer, chosen.pressure.limit)
-        self._optimiser.zero_grad(set_to_none=True)
-        (loss + chosen.pressure.strength * press).backward()  # type: ignore[no-untyped-call]
-        norm = float(torch.nn.utils.clip_grad_norm_(list(self._weights.values()), settings.clip_norm))
-        self._nursery.climb(state.step)
+        norm = self._gradient(loss + chosen.pressure.strength * press)
         value = loss.item()
+        if chosen.pressure.strength and math.isfinite(value) and not math.isfinite(norm):
+            self._log({"event": "overflow", "step": state.step + 1, "pressure": str(press.item())})
+            self._nursery.renew(state.step)
+            with self._precision():
+                loss, press = loss_of(self.network, self._weights, patches), torch.zeros(())
+            norm = self._gradient(loss)
+        else:
+            self._nursery.climb(state.step)
         state.step += 1
         if not (math.isfinite(value) and math.isfinite(norm)) or value > settings.explosion_factor * state.usual_loss:
             state.skipped += 1
@@ -180,6 +187,15 @@ class Fitting:
             values = {"loss": value, "pressure": press.item(), "gradient_norm": norm, "rate": rate}
             self._log({"event": "step", "step": state.step} | values | times)
         return True
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self.settings.fit.precision == "bfloat16")
+
+    def _gradient(self, loss: Tensor) -> float:
+        """Replace the gradient of the weights by that of a loss, clipped; its norm before."""
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(torch.nn.utils.clip_grad_norm_(list(self._weights.values()), self.settings.fit.clip_norm))
 
     def _follow(self, loss: float) -> None:
         """Update the averaged weights and the usual loss."""

@@ -80,6 +80,14 @@ class Nursery:
             moved = (moved + strides * torch.nan_to_num(slope).sign()).clamp(IMAGE_LOW, IMAGE_HIGH)
         self.images = moved
 
+    def renew(self, step: int) -> None:
+        """Put a fresh image at every place: one of them has made a wire overflow, and has no gradient to go on with."""
+        planes = [
+            hostile_plane(self.images.shape[-1], np.random.default_rng((self._seed, 2, step, index)))
+            for index in range(self.images.shape[0])
+        ]
+        self.images = torch.from_numpy(np.stack(planes)[:, None]).to(self._device)
+
     def _life(self, step: int, index: int) -> tuple[int, int]:
         """Which image stands at this place, and its age in steps; places are renewed in turn."""
         return divmod(step + index * LIFETIME // self.images.shape[0], LIFETIME)
