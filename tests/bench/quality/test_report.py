@@ -13,6 +13,7 @@ from bench.quality import page
 from bench.quality.metrics import Merit
 from bench.quality.networks import Judged
 from bench.quality.packing_modes import both_modes
+from bench.quality.real_noise import RealNoise
 from bench.quality.trials import NOISY, Subject, Trial, means, worst
 from client.model_file import Model, save_model
 from protocols.network import IMAGE_WIRE, Conv, Network
@@ -136,6 +137,19 @@ def test_means_and_the_worst_case() -> None:
     assert "worst case: -0.50 dB (series, slice 1, sigma 25, 32.00 dB)" in page.worst_sentence("ours", "peer", found)
     assert page.gains(means(trials), "ours", "peer") == "ours against peer: +0.25 dB at 25."
     assert worst(trials, "ours", "nobody") is None
+
+
+def test_the_goals_on_real_noise_are_counted_where_there_is_noise() -> None:
+    rows = [
+        ("head, slice 0", "ours", RealNoise(4.0, 3.0, 1.5, 0.96)),
+        ("head, slice 1", "ours", RealNoise(4.0, 3.0, 1.4, 0.94)),
+        ("head, slice 2", "ours", RealNoise(4.0, 3.0, 1.8, 1.0)),
+        ("air, slice 0", "ours", RealNoise(0.5, 0.4, 0.1, 1.0)),
+        ("head, slice 0", "peer", RealNoise(4.0, 3.0, 0.3, 0.99)),
+    ]
+    ours, peer = page.real_summary(rows).splitlines()[2:]
+    assert ours == "| ours | 4 | 45% | 60% | 97.5% | 94.0% | 1 of 3 |"
+    assert peer.endswith("| 1 of 1 |")
 
 
 def test_a_network_that_was_not_timed_says_so() -> None:
