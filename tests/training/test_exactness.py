@@ -8,7 +8,7 @@ import torch
 
 from training import exactness
 from training.architecture import GatedShape, gated_network, initial_weights, on_grid
-from training.exactness import LARGEST, Exactness, both_results, measure_exactness
+from training.exactness import LARGEST, Exactness, both_results, measure_exactness, random_carries
 from training.images import load_series
 
 NETWORK = gated_network(GatedShape(channels=4, blocks=2, block="direct"))
@@ -34,7 +34,9 @@ def test_both_start_from_the_same_grid() -> None:
 
 
 def test_the_worst_case_is_named(images_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong_at_50(_network: object, _weights: object, image: torch.Tensor, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def wrong_at_50(
+        _network: object, _weights: object, image: torch.Tensor, sigma: float, _truncate: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         return image + (0.5 if sigma == 50 / 255 else 0.0), image
 
     monkeypatch.setattr(exactness, "both_results", wrong_at_50)
@@ -42,6 +44,14 @@ def test_the_worst_case_is_named(images_folder: Path, monkeypatch: pytest.Monkey
     place = "validation/mr_other, slice 0, sigma 50"
     assert (found.difference, found.difference_at, found.psnr_difference_at) == (pytest.approx(0.5), place, place)
     assert not found.good
+
+
+def test_carries_are_as_frequent_as_what_is_cut_off_says() -> None:
+    truncate = random_carries(torch.Generator().manual_seed(1))
+    for value in (5 * 4096 + 1024, -5 * 4096 + 1024, 7 * 4096):
+        found = truncate(torch.full((20000,), value, dtype=torch.int64), 12)
+        assert set(found.tolist()) <= {value >> 12, (value >> 12) + 1}
+        assert float(found.double().mean()) == pytest.approx(value / 4096, abs=0.015)
 
 
 @pytest.mark.parametrize(("difference", "psnr"), [(2 * LARGEST, 0.0), (0.0, 0.02)])
