@@ -34,6 +34,8 @@ from training.quality import measure_quality
 from training.settings import FitSettings, Settings
 
 LOSS_FLOOR: Final = 1e-6  # of the mean squared error: keeps the square root differentiable; 60 dB, beyond any result
+MIDDLE_LEVEL: Final = 27.5 / 255  # has weight 1
+LEAST_LEVEL: Final = 5 / 255  # keeps the weight of a patch without noise finite
 USUAL_DECAY: Final = 0.99  # of the running loss that explosions are judged by
 SETTLED_STEPS: Final = 200  # before these, the running loss says nothing
 Log = Callable[[dict[str, Any]], None]
@@ -52,13 +54,15 @@ class Outcome:
     finished: bool
 
 
-def loss_of(network: Network, weights: dict[str, Tensor], patches: Patches) -> Tensor:
-    """Mean over patches of the root mean squared error.
+def loss_of(network: Network, weights: dict[str, Tensor], patches: Patches, quiet_weight: float = 0.0) -> Tensor:
+    """Mean over patches of the root mean squared error, each weighed by its level to the power of -quiet_weight.
 
-    The root keeps the loudest patches, whose squared error is a hundred times larger, from drowning the others.
+    The root keeps the loudest patches, whose squared error is a hundred times larger, from drowning the others; errors still grow
+    nearly as the level does, while figures of merit are in decibels at each level.
     """
     result = evaluate_float(network, weights, patches.noisy.contiguous(memory_format=torch.channels_last), patches.sigma)
-    return ((result - patches.clean) ** 2).mean(dim=(1, 2, 3)).add(LOSS_FLOOR).sqrt().mean()
+    errors = ((result - patches.clean) ** 2).mean(dim=(1, 2, 3)).add(LOSS_FLOOR).sqrt()
+    return (errors * ((MIDDLE_LEVEL + LEAST_LEVEL) / (patches.sigma + LEAST_LEVEL)) ** quiet_weight).mean()
 
 
 def learning_rate(settings: FitSettings, step: int) -> float:
@@ -161,7 +165,7 @@ class Fitting:
         patches = draw_patches(self._training, chosen.patches, chosen.noise, seed=settings.seed, step=state.step).to(self._device)
         press = torch.zeros(())
         with self._precision():
-            loss = loss_of(self.network, self._weights, patches)
+            loss = loss_of(self.network, self._weights, patches, settings.quiet_weight)
             if chosen.pressure.strength:
                 offer = self._nursery.offer(state.step, len(self._probe.names))
                 press = pressure(self._probe, self._weights, offer, chosen.pressure.limit)
@@ -171,7 +175,7 @@ class Fitting:
             self._log({"event": "overflow", "step": state.step + 1, "pressure": str(press.item())})
             self._nursery.renew(state.step)
             with self._precision():
-                loss, press = loss_of(self.network, self._weights, patches), torch.zeros(())
+                loss, press = loss_of(self.network, self._weights, patches, settings.quiet_weight), torch.zeros(())
             norm = self._gradient(loss)
         else:
             self._nursery.climb(state.step)
