@@ -12,6 +12,7 @@ import torch
 from dealer.ledger import DealingLedger
 from proto import darkroom_pb2 as pb
 from protocols import dealing, ring
+from protocols.engines import CRYPTEN, ENGINES, session_plan
 from protocols.errors import (
     BadInputError,
     LocalProtocolError,
@@ -259,7 +260,7 @@ class LedgerDealer:
         return dealing.push_seed(entry.key, self.role, push, network.digest)
 
     def open_material(self, push, plan, boots):
-        material = self.ledger[0].open_batch(push, plan.height, plan.width, (boots.a, boots.b))
+        material = self.ledger[0].open_batch(push, plan.height, plan.width, (boots.a, boots.b), plan.engine)
         return self.named.pop(0) if self.named else material
 
     def claim_material(self, material, push, plan, boots):
@@ -269,8 +270,7 @@ class LedgerDealer:
         return Batch(seeds[self.role], corrections, lambda: None)
 
     def _corrections(self, plan):
-        for index in range(len(plan.correlations)):  # fake workers do not look at them
-            total = plan.correction_bytes(index)
+        for index, total in enumerate(plan.correction_sizes):  # fake workers do not look at them
             yield pb.Correction(label=index, offset=0, total_bytes=total, chunk=bytes(total))
 
 
@@ -279,6 +279,7 @@ class Site:
     """Two servers and a dealer in one process."""
 
     folder: object
+    engine: str = CRYPTEN
     ledger: list = field(default_factory=lambda: [DealingLedger()])  # replaced when the dealer restarts
 
     def __post_init__(self):
@@ -308,6 +309,7 @@ class Site:
             "image_share": lambda: share,
             "noise_key": b"",
             "sigma_share": 0,
+            "engine": self.engine,
         }
         return EvaluationRequest(**(values | changes))
 
@@ -359,9 +361,9 @@ class Site:
         return {role: [name for _, name in workers.log] for role, workers in self.workers.items()}
 
 
-@pytest.fixture
-def site(tmp_path):
-    return Site(tmp_path)
+@pytest.fixture(params=ENGINES)
+def site(tmp_path, request):
+    return Site(tmp_path, request.param)
 
 
 def test_the_first_session_masks_the_model_and_the_second_does_not(site):
@@ -398,7 +400,7 @@ def test_old_material_is_refused_after_a_crash(site):
     """The server has lost its ledger; its new boot id matches nothing that was dealt before."""
     masked, _, _ = site.session(1)
     old = Boots(*(str(site.evaluators[role].boot_id) for role in Role))
-    plan = plan_for(NETWORK, 8, 9)
+    plan = session_plan(site.engine, NETWORK, 8, 9)
     material = site.dealers[Role.A].open_material(masked.push_id, plan, old)
     site.start(Role.A)
     new = Boots(str(site.evaluators[Role.A].boot_id), old.b)
@@ -450,6 +452,20 @@ def test_servers_asked_for_different_things_open_nothing(site, change):
     assert isinstance(b, RemoteProtocolError)
     assert f"disagree on {next(iter(change))}" in str(b)
     assert len(site.materials[Role.B]) == 1
+
+
+def test_servers_asked_for_different_engines_open_nothing(site):
+    site.session(1)
+    _, b, _ = site.session(2, engine=next(engine for engine in ENGINES if engine != site.engine))
+    assert isinstance(b, RemoteProtocolError)
+    assert "disagree on plan_digest" in str(b)
+    assert len(site.materials[Role.B]) == 1
+
+
+def test_the_outcome_names_the_engine_and_the_network_chooses_it_without_a_wish(site):
+    assert {outcome.engine for outcome in site.session(1)[:2]} == {site.engine}
+    site.engine = ""
+    assert {outcome.engine for outcome in site.session(2)[:2]} == {"masked"}
 
 
 def test_masking_is_bound_to_the_session_too(site):
