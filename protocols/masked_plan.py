@@ -229,8 +229,9 @@ def _item(number: int, layer: Layer, inputs: Sequence[Shape], out: Shape, networ
         case AvgPool():
             rows, columns = layer.window(inputs)
             multiplier, added = reciprocal(rows * columns)
-            fine = source + added
-            return ScaleItem(number, name, out, fine - wire.frac_bits, fine + wire.magnitude_bits, multiplier)
+            lift = max(0, wire.frac_bits - source - added)  # a small window of a coarse wire adds too few bits
+            fine = source + added + lift
+            return ScaleItem(number, name, out, fine - wire.frac_bits, fine + wire.magnitude_bits, multiplier << lift)
     raise AssertionError(f"no opening of {layer.op}")  # a layer type was added without this case
 
 
