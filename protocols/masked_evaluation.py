@@ -11,7 +11,7 @@ the next block is computed.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int64
@@ -45,6 +45,7 @@ BLOCK_WORDS: Final = 1 << 17
 AHEAD: Final = 2  # blocks that are sent before the first is received
 
 
+@runtime_checkable  # for the shape checks of the tests
 class Opener(Protocol):
     """The link to the other server: one message of the plan at a time, both ways, block by block."""
 

@@ -11,6 +11,7 @@ import torch
 from dealer.ledger import DealingLedger
 from proto import darkroom_pb2 as pb
 from protocols import ring
+from protocols.engines import CRYPTEN
 from protocols.identifiers import Role
 from protocols.network import IMAGE_WIRE, Conv, Gate, Network
 from server.abort import Abort
@@ -32,6 +33,7 @@ class Site:
     """Two servers and a dealer in one process."""
 
     folder: object
+    engine: str = CRYPTEN
     ledger: list = field(default_factory=lambda: [DealingLedger()])  # replaced when the dealer restarts
 
     def __post_init__(self):
@@ -61,6 +63,7 @@ class Site:
             "image_share": lambda: share,
             "noise_key": b"",
             "sigma_share": 0,
+            "engine": self.engine,
         }
         return EvaluationRequest(**(values | changes))
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from protocols.engines import ENGINES, session_plan
 from protocols.errors import (
     BadInputError,
     MaterialReusedError,
@@ -9,16 +10,15 @@ from protocols.errors import (
     RemoteProtocolError,
 )
 from protocols.identifiers import MaterialId, PushId, Role
-from protocols.plan import plan_for
 from server import evaluation
 from server.dealer_client import Batch, Boots
 from tests.server.joined_servers import NETWORK, Site
 from tests.server.test_models import upload
 
 
-@pytest.fixture
-def site(tmp_path):
-    return Site(tmp_path)
+@pytest.fixture(params=ENGINES)
+def site(tmp_path, request):
+    return Site(tmp_path, request.param)
 
 
 def test_the_first_session_masks_the_model_and_the_second_does_not(site):
@@ -55,7 +55,7 @@ def test_old_material_is_refused_after_a_crash(site):
     """The server has lost its ledger; its new boot id matches nothing that was dealt before."""
     masked, _, _ = site.session(1)
     old = Boots(*(str(site.evaluators[role].boot_id) for role in Role))
-    plan = plan_for(NETWORK, 8, 9)
+    plan = session_plan(site.engine, NETWORK, 8, 9)
     material = site.dealers[Role.A].open_material(masked.push_id, plan, old)
     site.start(Role.A)
     new = Boots(str(site.evaluators[Role.A].boot_id), old.b)
@@ -107,6 +107,20 @@ def test_servers_asked_for_different_things_open_nothing(site, change):
     assert isinstance(b, RemoteProtocolError)
     assert f"disagree on {next(iter(change))}" in str(b)
     assert len(site.materials[Role.B]) == 1
+
+
+def test_servers_asked_for_different_engines_open_nothing(site):
+    site.session(1)
+    _, b, _ = site.session(2, engine=next(engine for engine in ENGINES if engine != site.engine))
+    assert isinstance(b, RemoteProtocolError)
+    assert "disagree on plan_digest" in str(b)
+    assert len(site.materials[Role.B]) == 1
+
+
+def test_the_outcome_names_the_engine_and_the_network_chooses_it_without_a_wish(site):
+    assert {outcome.engine for outcome in site.session(1)[:2]} == {site.engine}
+    site.engine = ""
+    assert {outcome.engine for outcome in site.session(2)[:2]} == {"masked"}
 
 
 def test_masking_is_bound_to_the_session_too(site):

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from protocols.engines import ENGINES
 from protocols.errors import (
     PeerUnavailableError,
     RemoteProtocolError,
@@ -12,9 +13,9 @@ from protocols.identifiers import Role
 from tests.server.joined_servers import Site
 
 
-@pytest.fixture
-def site(tmp_path):
-    return Site(tmp_path)
+@pytest.fixture(params=ENGINES)
+def site(tmp_path, request):
+    return Site(tmp_path, request.param)
 
 
 @pytest.mark.parametrize("role", Role)
