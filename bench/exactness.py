@@ -29,6 +29,7 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m bench.exactness", description=__doc__)
     parser.add_argument("--images", type=Path, required=True, help="folder with index.json and validation/*.npz")
+    parser.add_argument("--model", type=Path, default=MODEL, help="model file")
     parser.add_argument("--slices", type=int, default=20)
     parser.add_argument("--sigma", type=float, default=25.0, help="noise added, in 1/255")
     parser.add_argument("--seed", type=int, default=1, help="of the added noise")
@@ -39,7 +40,7 @@ def main() -> None:
     share = -(-arguments.slices // len(series))
     slices = [plane for entry in series for plane in entry.normalised(spread_slices(entry, share))][: arguments.slices]
     noise = np.random.default_rng(arguments.seed)
-    model = load_model(MODEL)
+    model = load_model(arguments.model)
     rows = []
     with tempfile.TemporaryDirectory() as folder, simulation(Path(folder) / "site", tell=print) as running:
         config = load_config(running.hospital_file)

@@ -280,7 +280,8 @@ def _items(number: int, layer: Layer, lowered: Lowered, network: Network) -> lis
         case AvgPool():
             rows, columns = layer.window([source.shape])
             multiplier, added = reciprocal(rows * columns)
-            return [ScaleItem(*place, *cut(source.frac_bits + added), multiplier)]
+            lift = max(0, wire.frac_bits - source.frac_bits - added)  # a small window of a coarse wire adds too few bits
+            return [ScaleItem(*place, *cut(source.frac_bits + added + lift), multiplier << lift)]
     raise AssertionError(f"no opening of {layer.op}")  # a layer type was added without this case
 
 

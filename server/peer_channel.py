@@ -22,6 +22,7 @@ from protocols.errors import (
 from protocols.identifiers import Role, SessionId
 
 QUEUED_MESSAGES: Final = 8  # of about 1 MiB: enough to keep the stream busy, little enough to bound memory
+LOOK_SECONDS: Final = 1.0  # how often a thread that waits for room, or for a message, sees that the channel was closed
 STALL_SECONDS: Final = 120.0  # a peer that takes nothing for this long is dead
 TRY_AGAIN: Final = "if no other error says why, see its log, and try again"
 WAITING_LIMIT: Final = 64  # streams of B that A has not asked for yet
@@ -48,7 +49,7 @@ class PeerChannel:
         """What gRPC sends; ends when the channel closes, after everything queued."""
         while True:
             try:
-                message = self._outgoing.get(timeout=1.0)
+                message = self._outgoing.get(timeout=LOOK_SECONDS)
             except queue.Empty:
                 if self._closed.is_set():
                     return
@@ -62,9 +63,9 @@ class PeerChannel:
         waited = 0.0
         while not self._closed.is_set():
             try:
-                self._outgoing.put(message, timeout=1.0)
+                self._outgoing.put(message, timeout=LOOK_SECONDS)
             except queue.Full:
-                waited += 1.0
+                waited += LOOK_SECONDS
                 if waited >= STALL_SECONDS:
                     raise PeerUnavailableError(f"{self._peer} has taken nothing for {STALL_SECONDS:.0f} s") from None
             else:

@@ -17,10 +17,11 @@ import typer
 from client.model_file import load_model
 from protocols.errors import BadInputError, ConfigurationError, DarkroomError
 from training.checkpoint import load_checkpoint
+from training.device import CPU, Device, choose_device
 from training.export import export_model
 from training.fit import Fitting, Log, Outcome
 from training.images import load_series, load_split
-from training.measure import SEED, measure_model
+from training.measure import SEED, SLICES, measure_model
 from training.search import collect, keep_result, load_search, result_path, run_candidate, search_table
 from training.settings import load_settings
 from training.timing import timed
@@ -35,6 +36,7 @@ RunOption = Annotated[Path | None, typer.Option("--run", help=f"Folder for check
 OutputOption = Annotated[
     Path | None, typer.Option("--output", help="Model file to write; CONFIG.safetensors in the run's folder if not given.")
 ]
+DeviceOption = Annotated[Device, typer.Option("--device", help="Where to compute; auto takes an accelerator where there is one.")]
 MinutesOption = Annotated[float | None, typer.Option("--minutes", min=0.0, help="Wall time allowed, instead of the file's.")]
 
 
@@ -60,6 +62,7 @@ def fit(
     run: RunOption = None,
     output: OutputOption = None,
     minutes: MinutesOption = None,
+    device: DeviceOption = Device.AUTO,
 ) -> None:
     """Train a network (without a command), or measure or export one.
 
@@ -72,7 +75,7 @@ def fit(
         raise typer.BadParameter("training needs --config FILE, training/configs/first.toml for instance")
     with _reported():
         folder = run or RUNS / config.stem
-        outcome = _fit(config, images, folder, minutes)
+        outcome = _fit(config, images, folder, minutes, choose_device(device))
         output = output or folder / f"{config.stem}.safetensors"
         _, validation = load_split(images, load_settings(config).images)
         bound = export_model(output, outcome.network, outcome.checkpoint, validation)
@@ -84,16 +87,16 @@ def fit(
         )
 
 
-def _fit(config: Path, images: Path, folder: Path, minutes: float | None) -> Outcome:
+def _fit(config: Path, images: Path, folder: Path, minutes: float | None, device: torch.device) -> Outcome:
     settings = load_settings(config)
     if minutes is not None:
         settings = replace(settings, fit=replace(settings.fit, minutes=minutes))
     torch.set_num_threads(settings.fit.threads)
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(True, warn_only=device != CPU)  # an accelerator has no such form of every gradient
     training, validation = load_split(images, settings.images)
-    settings = timed(settings, training, validation, folder)
+    settings = timed(settings, training, validation, folder, device)
     with _logged(folder) as log:
-        return Fitting(settings, training, validation, folder, log).run()
+        return Fitting(settings, training, validation, folder, log, device).run()
 
 
 @contextmanager
@@ -135,13 +138,18 @@ def measure(
     model: Annotated[Path, typer.Option("--model", help="Model file.")] = Path("darkroom/models/base.safetensors"),
     images: ImagesOption = IMAGES,
     json_path: Annotated[str | None, typer.Option("--json", metavar="PATH", help="Write JSON; - is stdout.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML file of a run: measure on what it held back, instead of validation/*.")
+    ] = None,
+    slices: Annotated[int, typer.Option(min=1, help="Of each series.")] = SLICES,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise, and of the search for large wires.")] = SEED,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
 ) -> None:
-    """Print every figure of a model card: quality on validation/*, cost, bounds, conditioning."""
+    """Print every figure of a model card: quality on validation/*, cost, bounds by wire, conditioning, fixed point."""
     with _reported():
         torch.set_num_threads(threads)
-        report = measure_model(load_model(model), load_series(images, "validation"), seed=seed)
+        series = load_split(images, load_settings(config).images)[1] if config else load_series(images, "validation")
+        report = measure_model(load_model(model), series, slices=slices, seed=seed)
         text = json.dumps(report.to_json(), indent=1)
         if json_path == "-":
             typer.echo(text)

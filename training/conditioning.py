@@ -7,10 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from protocols.fixed_point import FRAC_BITS, decode, encode
 from protocols.float_evaluation import evaluate_float
 from protocols.network import Conv, Network
-from protocols.oracle import evaluate_oracle
+from training.exactness import both_results
 from training.images import Series, spread_slices
 
 
@@ -39,7 +38,8 @@ def measure_conditioning(
     for one in series:
         clean = one.normalised(spread_slices(one, 1)[0]).astype(np.float64)
         image = torch.from_numpy(clean + 25 / 255 * rng.standard_normal(clean.shape))[None, None]
-        fixed_point = max(fixed_point, _oracle_difference(network, exact, image, sigma))
+        oracle, plain = both_results(network, exact, image[0, 0], float(sigma))
+        fixed_point = max(fixed_point, float((oracle - plain).abs().max()))
         with torch.inference_mode():
             expected = evaluate_float(network, exact, image, sigma)
             for chosen in [names] * draws + [[name] for name in names]:
@@ -53,15 +53,3 @@ def measure_conditioning(
                 else:
                     all_layers = max(all_layers, change)
     return Conditioning(one_layer, all_layers, fixed_point)
-
-
-def _oracle_difference(network: Network, weights: dict[str, Tensor], image: Tensor, sigma: Tensor) -> float:
-    """Both start from the same image and noise level on the fixed-point grid."""
-    words, level = encode(image[0]), encode(sigma)
-    encoded = {
-        name: encode(weight, frac_bits=network.weight_frac_bits if name.endswith(".weight") else FRAC_BITS)
-        for name, weight in weights.items()
-    }
-    oracle = decode(evaluate_oracle(network, encoded, words, int(level)))
-    expected = evaluate_float(network, weights, decode(words)[None], decode(level))
-    return float((oracle - expected[0]).abs().max())

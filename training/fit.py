@@ -2,8 +2,11 @@
 
 Products of activations make gated networks diverge where ReLU networks would not, so a step whose loss or gradient is
 not finite, or far above the usual, is not taken; several in a row restore the last checkpoint at half the learning rate.
+A hostile image may overflow while the patches do well: then the step is taken without pressure, and the nursery begins anew,
+since an image without a gradient would stay where it is and spoil every step of its life.
 
-A run is a function of its settings, the images and the machine's arithmetic: cut and resumed, it gives the same weights.
+A run is a function of its settings, the images and the machine's arithmetic: cut and resumed, it gives the same weights. Where
+it is computed is no setting of it: patches are drawn on the CPU, and checkpoints lie there, so a run may change devices.
 """
 
 import hashlib
@@ -23,6 +26,7 @@ from protocols.float_evaluation import evaluate_float
 from protocols.network import Conv, Network
 from training.architecture import initial_weights, on_grid
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from training.device import CPU, on_device
 from training.hostile import Nursery, pressure
 from training.images import Patches, Series, draw_patches
 from training.probe import Probe
@@ -30,6 +34,8 @@ from training.quality import measure_quality
 from training.settings import FitSettings, Settings
 
 LOSS_FLOOR: Final = 1e-6  # of the mean squared error: keeps the square root differentiable; 60 dB, beyond any result
+MIDDLE_LEVEL: Final = 27.5 / 255  # has weight 1
+LEAST_LEVEL: Final = 5 / 255  # keeps the weight of a patch without noise finite
 USUAL_DECAY: Final = 0.99  # of the running loss that explosions are judged by
 SETTLED_STEPS: Final = 200  # before these, the running loss says nothing
 Log = Callable[[dict[str, Any]], None]
@@ -48,13 +54,15 @@ class Outcome:
     finished: bool
 
 
-def loss_of(network: Network, weights: dict[str, Tensor], patches: Patches) -> Tensor:
-    """Mean over patches of the root mean squared error.
+def loss_of(network: Network, weights: dict[str, Tensor], patches: Patches, quiet_weight: float = 0.0) -> Tensor:
+    """Mean over patches of the root mean squared error, each weighed by its level to the power of -quiet_weight.
 
-    The root keeps the loudest patches, whose squared error is a hundred times larger, from drowning the others.
+    The root keeps the loudest patches, whose squared error is a hundred times larger, from drowning the others; errors still grow
+    nearly as the level does, while figures of merit are in decibels at each level.
     """
     result = evaluate_float(network, weights, patches.noisy.contiguous(memory_format=torch.channels_last), patches.sigma)
-    return ((result - patches.clean) ** 2).mean(dim=(1, 2, 3)).add(LOSS_FLOOR).sqrt().mean()
+    errors = ((result - patches.clean) ** 2).mean(dim=(1, 2, 3)).add(LOSS_FLOOR).sqrt()
+    return (errors * ((MIDDLE_LEVEL + LEAST_LEVEL) / (patches.sigma + LEAST_LEVEL)) ** quiet_weight).mean()
 
 
 def learning_rate(settings: FitSettings, step: int) -> float:
@@ -69,17 +77,28 @@ def learning_rate(settings: FitSettings, step: int) -> float:
 class Fitting:
     """One run. `run` takes steps until they, the time, or the allowed divergences are used up."""
 
-    def __init__(self, settings: Settings, training: list[Series], validation: list[Series], folder: Path, log: Log) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        training: list[Series],
+        validation: list[Series],
+        folder: Path,
+        log: Log,
+        device: torch.device = CPU,
+    ) -> None:
         self.settings = settings
+        self._device = device
         self.network = settings.build_network()
         self._probe = _pressed(self.network)
         chosen = settings.pressure
-        self._nursery = Nursery(chosen.batch, chosen.side, settings.patches.sigma_max, settings.fit.seed)
+        self._nursery = Nursery(chosen.batch, chosen.side, settings.patches.sigma_max, settings.fit.seed, device)
         self._training = training
         self._validation = validation
         self._path = folder / "checkpoint.pt"
         self._log = log
-        self._weights = {n: w.requires_grad_() for n, w in initial_weights(self.network, settings.fit.seed).items()}
+        first = on_device(initial_weights(self.network, settings.fit.seed), device)
+        self._weights = {name: weight.requires_grad_() for name, weight in first.items()}
+        self._average = {name: weight.detach().clone() for name, weight in first.items()}
         matrices = [weight for name, weight in self._weights.items() if name.endswith(".weight")]
         biases = [weight for name, weight in self._weights.items() if not name.endswith(".weight")]
         groups = [{"params": matrices, "weight_decay": settings.fit.weight_decay}, {"params": biases, "weight_decay": 0.0}]
@@ -88,9 +107,9 @@ class Fitting:
             fingerprint=_fingerprint(settings, training),
             step=0,
             weights={},
-            average={name: weight.detach().clone() for name, weight in self._weights.items()},
+            average={},
             optimiser={},
-            hostile=self._nursery.images,
+            hostile=torch.zeros(0),
             best={},
             best_psnr_db=-math.inf,
             usual_loss=math.inf,
@@ -143,18 +162,23 @@ class Fitting:
         for group in self._optimiser.param_groups:
             group["lr"] = rate
         chosen = self.settings
-        patches = draw_patches(self._training, chosen.patches, chosen.noise, seed=settings.seed, step=state.step)
+        patches = draw_patches(self._training, chosen.patches, chosen.noise, seed=settings.seed, step=state.step).to(self._device)
         press = torch.zeros(())
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            loss = loss_of(self.network, self._weights, patches)
+        with self._precision():
+            loss = loss_of(self.network, self._weights, patches, settings.quiet_weight)
             if chosen.pressure.strength:
                 offer = self._nursery.offer(state.step, len(self._probe.names))
                 press = pressure(self._probe, self._weights, offer, chosen.pressure.limit)
-        self._optimiser.zero_grad(set_to_none=True)
-        (loss + chosen.pressure.strength * press).backward()  # type: ignore[no-untyped-call]
-        norm = float(torch.nn.utils.clip_grad_norm_(list(self._weights.values()), settings.clip_norm))
-        self._nursery.climb(state.step)
+        norm = self._gradient(loss + chosen.pressure.strength * press)
         value = loss.item()
+        if chosen.pressure.strength and math.isfinite(value) and not math.isfinite(norm):
+            self._log({"event": "overflow", "step": state.step + 1, "pressure": str(press.item())})
+            self._nursery.renew(state.step)
+            with self._precision():
+                loss, press = loss_of(self.network, self._weights, patches, settings.quiet_weight), torch.zeros(())
+            norm = self._gradient(loss)
+        else:
+            self._nursery.climb(state.step)
         state.step += 1
         if not (math.isfinite(value) and math.isfinite(norm)) or value > settings.explosion_factor * state.usual_loss:
             state.skipped += 1
@@ -168,20 +192,29 @@ class Fitting:
             self._log({"event": "step", "step": state.step} | values | times)
         return True
 
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self.settings.fit.precision == "bfloat16")
+
+    def _gradient(self, loss: Tensor) -> float:
+        """Replace the gradient of the weights by that of a loss, clipped; its norm before."""
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(torch.nn.utils.clip_grad_norm_(list(self._weights.values()), self.settings.fit.clip_norm))
+
     def _follow(self, loss: float) -> None:
         """Update the averaged weights and the usual loss."""
         state = self.state
         decay = min(self.settings.fit.average_decay, (1 + state.step) / (10 + state.step))
         with torch.no_grad():
             for name, weight in self._weights.items():
-                state.average[name].lerp_(weight, 1 - decay)
+                self._average[name].lerp_(weight, 1 - decay)
         if state.step >= SETTLED_STEPS:
             first = math.isinf(state.usual_loss)
             state.usual_loss = loss if first else USUAL_DECAY * state.usual_loss + (1 - USUAL_DECAY) * loss
 
     def _validate(self) -> None:
         """Measure the averaged weights as they would be shipped, and keep them if they are the best."""
-        shipped = on_grid(self.network, self.state.average)
+        shipped = on_grid(self.network, self._average)
         chosen = self.settings.validation
         quality = measure_quality(
             self.network, shipped, self._validation, chosen.sigma, slices=chosen.slices, seed=chosen.seed, ssim=False
@@ -189,26 +222,28 @@ class Fitting:
         best = quality.psnr_out_db > self.state.best_psnr_db
         if best:
             self.state.best_psnr_db = quality.psnr_out_db
-            self.state.best = {name: weight.clone() for name, weight in self.state.average.items()}
+            self.state.best = {name: weight.to(CPU, copy=True) for name, weight in self._average.items()}
         psnr = {"psnr_in_db": quality.psnr_in_db, "psnr_out_db": quality.psnr_out_db}
         self._log({"event": "validation", "step": self.state.step, "best": best} | psnr)
 
     def _save(self) -> None:
-        self.state.weights = {name: weight.detach() for name, weight in self._weights.items()}
-        self.state.optimiser = self._optimiser.state_dict()
-        self.state.hostile = self._nursery.images
+        self.state.weights = on_device({name: weight.detach() for name, weight in self._weights.items()}, CPU)
+        self.state.average = on_device(self._average, CPU)
+        self.state.optimiser = on_device(self._optimiser.state_dict(), CPU)
+        self.state.hostile = self._nursery.images.detach().to(CPU)
         save_checkpoint(self._path, self.state)
 
     def _load(self) -> Checkpoint:
-        """Copy weights and optimiser state from the checkpoint on disk."""
+        """Copy weights and optimiser state from the checkpoint on disk to the device."""
         found = load_checkpoint(self._path)
         if found.fingerprint != self.state.fingerprint:
             raise BadInputError(f"{self._path} belongs to other settings or images; remove it, or choose another --run folder")
         with torch.no_grad():
             for name, weight in self._weights.items():
                 weight.copy_(found.weights[name])
-        self._optimiser.load_state_dict(found.optimiser)
-        self._nursery.images = found.hostile
+        self._average = on_device(found.average, self._device)
+        self._optimiser.load_state_dict(found.optimiser)  # which moves it to where its weights are
+        self._nursery.images = found.hostile.to(self._device)
         return found
 
     def _resume(self) -> None:

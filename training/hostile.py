@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from protocols.fixed_point import IMAGE_HIGH, IMAGE_LOW
 from protocols.hostile_images import PATTERNS, pattern_plane
+from training.device import CPU
 from training.probe import Probe
 
 LIFETIME: Final = 32  # steps that an image climbs
@@ -49,10 +50,11 @@ class Nursery:
     2019). The images are state of the run; every choice is a function of (seed, step).
     """
 
-    def __init__(self, batch: int, side: int, sigma_max: float, seed: int) -> None:
+    def __init__(self, batch: int, side: int, sigma_max: float, seed: int, device: torch.device = CPU) -> None:
         self._sigma_max = sigma_max
         self._seed = seed
-        self.images = torch.zeros(batch, 1, side, side)
+        self._device = device
+        self.images = torch.zeros(batch, 1, side, side, device=device)
 
     def offer(self, step: int, wires: int) -> Offer:
         """The images of a step, ready for a gradient. wires: how many there are to choose targets from."""
@@ -65,18 +67,26 @@ class Nursery:
             targets.append(int(rng.integers(wires)))
             if age == 0 or step == 0:
                 self.images[index, 0] = torch.from_numpy(hostile_plane(self.images.shape[-1], rng))
-        sigma = torch.tensor(levels, dtype=torch.float32)
-        return Offer(self.images.requires_grad_(), sigma, torch.tensor(targets))
+        sigma = torch.tensor(levels, dtype=torch.float32, device=self._device)
+        return Offer(self.images.requires_grad_(), sigma, torch.tensor(targets, device=self._device))
 
     def climb(self, step: int) -> None:
         """Follow the sign of the gradient that the backward pass left, in strides that shrink with age."""
         slope = self.images.grad
         moved = self.images.detach()
         if slope is not None:
-            ages = torch.tensor([self._life(step, index)[1] for index in range(moved.shape[0])])
+            ages = torch.tensor([self._life(step, index)[1] for index in range(moved.shape[0])], device=self._device)
             strides = (STRIDE * (1 - ages / LIFETIME)).view(-1, 1, 1, 1)
             moved = (moved + strides * torch.nan_to_num(slope).sign()).clamp(IMAGE_LOW, IMAGE_HIGH)
         self.images = moved
+
+    def renew(self, step: int) -> None:
+        """Put a fresh image at every place: one of them has made a wire overflow, and has no gradient to go on with."""
+        planes = [
+            hostile_plane(self.images.shape[-1], np.random.default_rng((self._seed, 2, step, index)))
+            for index in range(self.images.shape[0])
+        ]
+        self.images = torch.from_numpy(np.stack(planes)[:, None]).to(self._device)
 
     def _life(self, step: int, index: int) -> tuple[int, int]:
         """Which image stands at this place, and its age in steps; places are renewed in turn."""

@@ -54,7 +54,7 @@ class Series:
 
 def load_series(folder: Path, split: str, exclude: Collection[str] = ()) -> list[Series]:
     """All series of a split, without those whose name (after the slash) is excluded. Raises BadInputError."""
-    index = _load_index(folder)
+    index = load_index(folder)
     names = [name for name in sorted(index) if name.startswith(f"{split}/") and name.split("/", 1)[1] not in exclude]
     if not names:
         raise BadInputError(f"{folder}/index.json lists no series {split}/*; is this the image folder?")
@@ -83,7 +83,8 @@ def hold_back(series: Series, every: int) -> tuple[Series, Series]:
     return replace(series, images=series.images[~held]), replace(series, images=series.images[held])
 
 
-def _load_index(folder: Path) -> dict[str, dict[str, Any]]:
+def load_index(folder: Path) -> dict[str, dict[str, Any]]:
+    """What index.json says of each series. Raises BadInputError."""
     try:
         index = json.loads((folder / "index.json").read_text())
     except (OSError, ValueError) as error:
@@ -128,6 +129,10 @@ class Patches:
     clean: Float[Tensor, "n 1 h w"]
     sigma: Float[Tensor, " n"]
 
+    def to(self, device: torch.device) -> "Patches":
+        """The batch where it is learned from."""
+        return Patches(self.noisy.to(device), self.clean.to(device), self.sigma.to(device))
+
 
 def draw_patches(
     series: list[Series], settings: PatchSettings, noise: NoiseSettings | None = None, *, seed: int, step: int
@@ -170,8 +175,10 @@ def _draw(series: list[Series], settings: PatchSettings, rng: np.random.Generato
 
 
 def spread_slices(series: Series, count: int) -> NDArray[np.int16]:
-    """`count` slices, evenly spread over the series without its ends, which show mostly air."""
+    """`count` slices, evenly spread over the series without its ends, which show mostly air; all where there are no more."""
     depth = series.images.shape[0]
-    chosen = np.linspace(0.1 * (depth - 1), 0.9 * (depth - 1), min(count, depth)).round().astype(int)
+    if count >= depth:
+        return series.images
+    chosen = np.linspace(0.1 * (depth - 1), 0.9 * (depth - 1), count).round().astype(int)
     picked: NDArray[np.int16] = series.images[chosen]
     return picked

@@ -8,6 +8,7 @@ from client.model_file import Model
 from training.bounds import ESCAPE, Bounds, measure_bounds
 from training.conditioning import Conditioning, measure_conditioning
 from training.cost import Cost, network_cost
+from training.exactness import LARGEST, LARGEST_PSNR_DB, Exactness, measure_exactness
 from training.images import Series
 from training.quality import Quality, measure_quality
 
@@ -15,6 +16,7 @@ SIGMAS: Final = (5.0, 15.0, 25.0, 50.0)
 TRUE_SIGMA: Final = 25.0
 STATED_SIGMAS: Final = (15.0, 20.0, 30.0, 40.0)  # what a wrong estimate of TRUE_SIGMA costs
 SLICES: Final = 10  # of each series
+EXACT_SLICES: Final = 2  # of each series, compared with the oracle: its integer convolutions are slow
 SEED: Final = 7
 
 
@@ -32,6 +34,7 @@ class Report:
     bounds: Bounds
     kinds: dict[str, float]
     conditioning: Conditioning
+    exactness: Exactness
     stated_bound: float
 
     def to_json(self) -> dict[str, Any]:
@@ -40,7 +43,8 @@ class Report:
 
     def to_markdown(self) -> str:
         """Tables as the model card shows them."""
-        cost = self.cost
+        cost, exact = self.cost, self.exactness
+        verdict = "within" if exact.good else "NOT WITHIN"
         lines = [
             f"Cost (512x512): {cost.wires_per_pixel:.2f} wires per pixel, {cost.macs_per_pixel:.0f} MACs per pixel, "
             f"{cost.rounds} rounds, {cost.parameters} parameters.",
@@ -57,9 +61,13 @@ class Report:
             f"Largest wire: {self.bounds.patterns:.2f} over hostile patterns, {self.bounds.slices:.2f} over noisy slices, "
             f"{self.bounds.ascent:.2f} by gradient ascent ({self.bounds.escapes} of {self.bounds.searches} searches went beyond "
             f"{ESCAPE:g}); the file states {self.stated_bound:.2f}. By kind: {kinds}.",
+            f"By wire: {', '.join(f'{name} {value:.2f}' for name, value in self.bounds.wires.items())}.",
             f"Conditioning: an error e on all channels of a layer moves an output pixel by at most "
             f"{self.conditioning.one_layer:.2f} e, in all layers at once by {self.conditioning.all_layers:.2f} e. "
             f"Fixed point (oracle) differs from floating point by at most {self.conditioning.fixed_point:.1e}.",
+            f"Fixed point on {exact.cases} noisy slices: a pixel is off by at most {exact.difference:.1e} "
+            f"({exact.difference_at}; allowed {LARGEST:.1e}), PSNR by at most {exact.psnr_difference_db:.4f} dB "
+            f"({exact.psnr_difference_at}; allowed {LARGEST_PSNR_DB:g}): {verdict} what is allowed.",
         ]
         return "\n".join(lines)
 
@@ -70,16 +78,19 @@ def _row(name: str, one: Quality) -> str:
     return f"| {name} | {one.sigma:g} | {one.slices} | {psnr} | {one.ssim_in:.3f} | {one.ssim_out:.3f} |"
 
 
-def measure_model(model: Model, series: Sequence[Series], *, seed: int = SEED) -> Report:
-    """Quality, cost, bounds and conditioning of a model as it lies in its file. seed: of noise and searches."""
+def measure_model(model: Model, series: Sequence[Series], *, slices: int = SLICES, seed: int = SEED) -> Report:
+    """Quality, cost, bounds, conditioning and exactness of a model as it lies in its file.
+
+    slices: of each series. seed: of noise and searches.
+    """
     groups = {one.name: [one] for one in series} | {"all": list(series)}
     quality = {
-        name: [measure_quality(model.network, model.weights, group, sigma, slices=SLICES, seed=seed) for sigma in SIGMAS]
+        name: [measure_quality(model.network, model.weights, group, sigma, slices=slices, seed=seed) for sigma in SIGMAS]
         for name, group in groups.items()
     }
     wrong_sigma = {
         stated: measure_quality(
-            model.network, model.weights, series, TRUE_SIGMA, slices=SLICES, seed=seed, stated=stated, ssim=False
+            model.network, model.weights, series, TRUE_SIGMA, slices=slices, seed=seed, stated=stated, ssim=False
         )
         for stated in STATED_SIGMAS
     }
@@ -92,5 +103,6 @@ def measure_model(model: Model, series: Sequence[Series], *, seed: int = SEED) -
         bounds=bounds,
         kinds=bounds.of_kind(model.network),
         conditioning=measure_conditioning(model.network, model.weights, series, seed=seed),
+        exactness=measure_exactness(model.network, model.weights, series, SIGMAS, slices=EXACT_SLICES, seed=seed),
         stated_bound=model.bound,
     )

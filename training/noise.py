@@ -5,7 +5,8 @@ A network is told one level for the whole image. What that means where noise is 
 - signal-dependent (Poisson-Gaussian; Foi, Trimeche, Katkovnik, Egiazarian, IEEE TIP 17 (2008)): the root mean square over the
   patch, which is also what a median over the blocks of an image comes near to.
 - correlated, as interpolation in a scanner leaves it: a level between its standard deviation, which a user may know, and what
-  `client.noise_level` would estimate, which is lower because that estimate assumes white noise. Both occur in use.
+  its finest detail shows (`client.noise_level.white_sigma`), which is lower. The latter was all of `--sigma auto` when the
+  shipped weights were trained; that has since become the white noise that covers the noise's spectrum, which is above both.
 """
 
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ def correlated(shape: tuple[int, ...], neighbour: float, rng: np.random.Generato
 
 
 def estimator_gain(neighbour: float) -> float:
-    """What `client.noise_level.estimate_sigma` gives for noise of `correlated` and variance 1.
+    """What `client.noise_level.white_sigma` gives for noise of `correlated` and variance 1.
 
     Its second difference [1, -2, 1] along both axes is normalised for white noise, so its variance falls by
     (6 - 8 r1 + 2 r2)/6 an axis, with r1 and r2 the correlations of first and second neighbours.

@@ -58,10 +58,12 @@ def measure_quality(
 
 
 def denoise(network: Network, weights: dict[str, Tensor], noisy: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
-    """One plane through the network in floating point; sigma in 1/255 of the range."""
+    """One plane through the network in floating point, where its weights are; sigma in 1/255 of the range."""
+    device = next(iter(weights.values())).device
     with torch.inference_mode():
-        out = evaluate_float(network, weights, torch.from_numpy(noisy)[None, None], torch.tensor([sigma / 255]))
-    result: NDArray[np.float32] = out[0, 0].numpy()
+        images, levels = torch.from_numpy(noisy)[None, None].to(device), torch.tensor([sigma / 255], device=device)
+        out = evaluate_float(network, weights, images, levels)
+    result: NDArray[np.float32] = out[0, 0].cpu().numpy()
     return result
 
 

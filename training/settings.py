@@ -26,6 +26,7 @@ class FitSettings:
     cpu_minutes: float = 0.0  # the same for CPU time, which a busy machine does not stretch; 0 sets no limit
     threads: int = 1
     precision: str = "float32"  # or bfloat16: convolutions in it, weights and sums in float32; 1.7 times as many steps here
+    quiet_weight: float = 0.0  # exponent: how much more a patch with little noise counts, see training.fit.loss_of
     learning_rate: float = 1e-3
     final_learning_rate: float = 1e-6
     warmup_steps: int = 500

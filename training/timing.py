@@ -10,7 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+import torch
+
 from protocols.errors import BadInputError, ConfigurationError
+from training.device import CPU
 from training.fit import Fitting
 from training.images import Series
 from training.settings import Settings
@@ -18,7 +21,9 @@ from training.settings import Settings
 CALIBRATION_SECONDS: Final = 20.0  # of wall time
 
 
-def timed(settings: Settings, training: list[Series], validation: list[Series], folder: Path) -> Settings:
+def timed(
+    settings: Settings, training: list[Series], validation: list[Series], folder: Path, device: torch.device = CPU
+) -> Settings:
     """Settings with a number of steps: as they are where they state one, else what fits into fit.cpu_minutes.
 
     Raises ConfigurationError: neither is stated; BadInputError: the number kept in the folder is unreadable.
@@ -34,16 +39,17 @@ def timed(settings: Settings, training: list[Series], validation: list[Series], 
         except (ValueError, KeyError, TypeError) as error:
             raise BadInputError(f"{path} does not hold the number of steps: {error}; remove the folder to start again") from error
     else:
-        seconds = _seconds_per_step(settings, training, validation)
+        seconds = _seconds_per_step(settings, training, validation, device)
         steps = max(1, round(settings.fit.cpu_minutes * 60 / seconds))
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"steps": steps, "cpu_seconds_per_step": seconds}) + "\n")
     return replace(settings, fit=replace(settings.fit, steps=steps, cpu_minutes=0.0))
 
 
-def _seconds_per_step(settings: Settings, training: list[Series], validation: list[Series]) -> float:
+def _seconds_per_step(settings: Settings, training: list[Series], validation: list[Series], device: torch.device) -> float:
     """CPU seconds of a step, without validations."""
     fit = replace(settings.fit, steps=1 << 30, minutes=CALIBRATION_SECONDS / 60, validate_every=1 << 30, checkpoint_every=1 << 30)
     with tempfile.TemporaryDirectory(prefix="darkroom-timing-") as scratch:
-        state = Fitting(replace(settings, fit=fit), training, validation, Path(scratch), lambda _: None).run().checkpoint
+        trial = Fitting(replace(settings, fit=fit), training, validation, Path(scratch), lambda _: None, device)
+        state = trial.run().checkpoint
     return state.cpu_seconds / state.step

@@ -17,18 +17,25 @@ from typing import Final
 import torch
 
 from bench.quality import figures, page
-from bench.quality.networks import Judged, load_judged, time_on_shares
+from bench.quality.boards import Board, judge
+from bench.quality.networks import load_judged, time_on_shares
 from bench.quality.packing_modes import both_modes
 from bench.quality.peers import BM3D, Denoise, available_peers
 from bench.quality.real_noise import RealNoise, measure_real_noise
-from bench.quality.trials import SIGMAS, means, run_trials, subjects, worst
+from bench.quality.trials import SIGMAS, means, subjects
 from darkroom import __version__
 from darkroom.exit_codes import exit_code_of
-from protocols.errors import DarkroomError
-from training.images import Series, load_series, spread_slices
+from protocols.errors import BadInputError, DarkroomError
+from training.images import Series, load_index, load_series, load_split, spread_slices
+from training.settings import load_settings
+from training.subjects import split_by_subject
 
 MODES_TO: Final = 49.0  # in 1/255: with more, acquisition and packing noise together are beyond what models are trained for
 REAL_SLICES: Final = 3  # of each series, as they are
+SHIPPED: Final = Path("darkroom/models")
+NATURAL: Final = "natural"  # models of this name learned from photographs alone
+NATURAL_SPLIT: Final = Path("training/configs/natural.toml")
+PHOTOGRAPHS: Final = ("natural_bsd400",)  # no medical series
 
 
 def main() -> int:
@@ -44,16 +51,22 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
+    shipped = sorted(SHIPPED.glob("*.safetensors"))
+    natural = [path for path in shipped if path.stem.startswith(NATURAL)]
     parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__)
     parser.add_argument("--images", type=Path, default=Path("../shared/data"), help="folder with index.json and validation/*.npz")
     parser.add_argument(
         "--models",
         type=Path,
         nargs="+",
-        default=sorted(Path("darkroom/models").glob("*.safetensors")),
-        help="model files, ours first",
+        default=[path for path in shipped if path not in natural],
+        help="model files, ours first, a DnCNN of ours too; judged on validation/*",
+    )
+    parser.add_argument(
+        "--natural", type=Path, nargs="*", default=natural, help="model files that are judged on the photographs held back"
     )
     parser.add_argument("--slices", type=int, default=10, help="of each series")
+    parser.add_argument("--photographs", type=int, default=40, help="of those held back; 40 is all")
     parser.add_argument("--seed", type=int, default=7, help="of the noise")
     parser.add_argument("--without", nargs="*", default=[], metavar="PEER", help=f"peers to leave out, {BM3D} for instance")
     parser.add_argument(
@@ -64,7 +77,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("quality-report"), help="folder for the report")
     arguments = parser.parse_args()
     if not arguments.models:
-        parser.error("darkroom/models holds no model file; name some with --models")
+        parser.error(f"{SHIPPED} holds no model file; name some with --models")
     peers = available_peers()
     unknown = set(arguments.without) - set(peers)
     if unknown:
@@ -80,22 +93,23 @@ def _report(arguments: argparse.Namespace) -> None:
     judged = load_judged(arguments.models)
     series = load_series(arguments.images, "validation")
     peers = {name: denoise for name, denoise in available_peers().items() if name not in arguments.without}
-    methods: dict[str, Denoise] = {one.name: one.denoise for one in judged} | peers
     folder: Path = arguments.output
     folder.mkdir(parents=True, exist_ok=True)
 
     chosen = subjects(series, arguments.slices, arguments.seed)
-    trials = run_trials(methods, chosen, _tell)
-    levels = means(trials)
+    board = judge(judged, peers, chosen, _tell)
+    natural = _natural_board(arguments, peers)
     first = judged[0]
     modes = [row for one in chosen if one.sigma <= MODES_TO for row in both_modes(one, first.denoise)]
-    compared = {first.name: first.denoise} | ({BM3D: peers[BM3D]} if BM3D in peers else {})
-    real = _real_noise(series, compared, folder / "real-noise.png")
+    ours = {one.name: one.denoise for one in judged}
+    every = ours | peers
+    compared = ours | ({BM3D: peers[BM3D]} if BM3D in peers else {})
+    real = _real_noise(_medical(arguments.images), every, folder / "real-noise.png")
     timings = time_on_shares(judged, arguments.shares, arguments.repetitions, _tell) if arguments.shares else {}
 
     subject = next(one for one in chosen if one.sigma == figures.MIDDLE and one.number == arguments.slices // 2)
     figures.crops(folder / "crops.png", subject, compared)
-    figures.psnr_against_wires(folder / "wires.png", judged, levels, [name for name in levels if name in peers])
+    figures.psnr_against_wires(folder / "wires.png", judged, board.levels, [name for name in board.levels if name in peers])
     pictures, sentence = figures.agreement(folder, subject, first.name, first.denoise)
     shown = {
         "crops": folder / "crops.png",
@@ -107,26 +121,22 @@ def _report(arguments: argparse.Namespace) -> None:
         logs = {path.parent.name: path for path in arguments.log}
         shown["training"] = figures.training_curve(folder / "training.png", logs)
 
-    comparisons = []
-    for one in judged:
-        for peer in (BM3D, *(other.name for other in judged if other is not one)):
-            if peer in levels:
-                comparisons.append(page.gains(levels, one.name, peer))
-                comparisons += [page.worst_sentence(one.name, peer, found) for found in [worst(trials, one.name, peer)] if found]
     parts = [
-        page.INTRODUCTION.format(made=_made(arguments, judged, series)),
+        page.INTRODUCTION.format(made=_made(arguments, board, natural, series)),
         "## Quality",
-        page.psnr_table(levels, SIGMAS),
-        "\n".join(f"- {line}" for line in comparisons),
-        page.merit_table(levels, SIGMAS),
+        *board.text(),
+        "## The literature's protocol: subjects split 70/15/15",
+        *_protocol(arguments.images, board),
+        *([] if natural is None else ["## Photographs", page.PHOTOGRAPHS, *natural.text()]),
         "## Cost",
-        page.cost_table(judged, timings),
+        page.cost_table([*judged, *(natural.judged if natural else ())], timings),
         "## Blind beside keyed",
         f"Network `{first.name}`, packing noise 25/255. A keyed store is uniform: a thief of both guesses mid-grey.",
         page.mode_table(modes),
         "## Real noise",
-        "Slices as they are, no noise added. What is measured: `bench/quality/real_noise.py`.",
-        page.real_table(real),
+        page.REAL_NOISE,
+        page.real_summary(real),
+        page.real_table([row for row in real if row[1] in (first.name, BM3D)]),
         "## Agreement",
         sentence,
         "\n\n".join(f"![{name}]({path.name})" for name, path in shown.items()),
@@ -134,13 +144,38 @@ def _report(arguments: argparse.Namespace) -> None:
     text = "\n\n".join(parts) + "\n"
     (folder / "report.md").write_text(text)
     content = {
-        "trials": [asdict(trial) for trial in trials],
+        "trials": [asdict(trial) for trial in board.trials],
+        "photographs": [asdict(trial) for trial in natural.trials] if natural else [],
         "modes": [asdict(row) for row in modes],
         "real_noise": [{"series": name, "method": method} | asdict(one) for name, method, one in real],
         "shares": {name: asdict(timing) for name, timing in timings.items()},
     }
     (folder / "measurements.json").write_text(json.dumps(content) + "\n")
     print(text)
+
+
+def _natural_board(arguments: argparse.Namespace, peers: dict[str, Denoise]) -> Board | None:
+    """Networks that learned from photographs, on those that were held back; None where there is no such network."""
+    if not arguments.natural:
+        return None
+    _, held = load_split(arguments.images, load_settings(NATURAL_SPLIT).images)
+    return judge(load_judged(arguments.natural), peers, subjects(held, arguments.photographs, arguments.seed), _tell)
+
+
+def _protocol(images: Path, board: Board) -> list[str]:
+    """The figures of the part to judge by of a split by subject."""
+    try:
+        split = split_by_subject(load_index(images), PHOTOGRAPHS)
+    except BadInputError as error:
+        return [f"Not measured: {error}."]
+    trials = [trial for trial in board.trials if trial.series in split.test]
+    return [page.split_sentence(split), page.merit_table(means(trials), SIGMAS)]
+
+
+def _medical(images: Path) -> list[Series]:
+    """All medical series, those of validation/* first."""
+    learned = [name for name in load_index(images) if name.startswith("train/") and name.split("/", 1)[1] not in PHOTOGRAPHS]
+    return load_series(images, "validation") + (load_series(images, "train", PHOTOGRAPHS) if learned else [])
 
 
 def _real_noise(series: Sequence[Series], compared: dict[str, Denoise], path: Path) -> list[tuple[str, str, RealNoise]]:
@@ -154,19 +189,20 @@ def _real_noise(series: Sequence[Series], compared: dict[str, Denoise], path: Pa
                 rows.append((f"{one.name}, slice {index}", name, measured))
                 if number == 0 and index == REAL_SLICES // 2:
                     pairs.append((one.name, image, result))
+        _tell(f"{one.name}: as it is")
     figures.real_crops(path, pairs)
     return rows
 
 
-def _made(arguments: argparse.Namespace, judged: Sequence[Judged], series: Sequence[Series]) -> str:
+def _made(arguments: argparse.Namespace, board: Board, natural: Board | None, series: Sequence[Series]) -> str:
     versions = [f"{name} {metadata.version(name)}" for name in ("torch", "numpy", "scikit-image")]
     if BM3D not in arguments.without and BM3D in available_peers():
         versions.append(f"bm3d {metadata.version('bm3d')}")
+    networks = [one.name for one in (*board.judged, *(natural.judged if natural else ()))]
     names = ", ".join(one.name for one in series)
     return (
         f"`python -m bench.quality --slices {arguments.slices} --seed {arguments.seed}`: {names}; "
-        f"networks {', '.join(one.name for one in judged)}; Darkroom {__version__}, python {platform.python_version()}, "
-        f"{', '.join(versions)}."
+        f"networks {', '.join(networks)}; Darkroom {__version__}, python {platform.python_version()}, {', '.join(versions)}."
     )
 
 

@@ -25,7 +25,10 @@ REGION: Final = 16  # pixels: the side of the region whose mean is judged
 
 @dataclass(frozen=True)
 class ModeRow:
-    """One mode on one subject. leaked_bits: at most, a pixel; leaked_mean_bits: of the mean of a region of 16x16, at most."""
+    """One mode on one subject. leaked_bits: at most, a pixel; leaked_mean_bits: of the mean of a region of 16x16, at most.
+
+    Both are of the image that was stored, its acquisition noise included, as `darkroom store` reports them.
+    """
 
     mode: str
     sigma: float
@@ -50,15 +53,15 @@ def both_modes(subject: Subject, denoise: Denoise, sigma_p: float = DEFAULT_PACK
     estimate = torch.from_numpy(denoise(_single(packed), level)).double()
     residual_test(packed, estimate, noise)
     fused = fuse(packed, estimate, noise, sigma)
-    image = torch.from_numpy(subject.truth)
-    regions = torch.nn.functional.avg_pool2d(image[None, None], REGION)
+    stored = torch.from_numpy(subject.noisy).double()
+    regions = torch.nn.functional.avg_pool2d(stored[None, None], REGION)
     return keyed, ModeRow(
         "blind",
         subject.sigma,
         psnr_db(_single(fused.pixels), subject.truth),
         psnr_db(_single(estimate), subject.truth),
-        gaussian_leakage_bits(float(image.double().var()), sigma_p),
-        mean_leakage_bits(float(regions.double().var()), sigma_p, REGION * REGION),
+        gaussian_leakage_bits(float(stored.var(correction=0)), sigma_p),
+        mean_leakage_bits(float(regions.var(correction=0)), sigma_p, REGION * REGION),
     )
 
 

@@ -27,6 +27,7 @@ def _claim(folder, outcomes):
         outcomes.put("refused")
 
 
+@pytest.mark.slow
 def test_of_several_processes_one_gets_it(tmp_path):
     context = multiprocessing.get_context("spawn")
     outcomes = context.SimpleQueue()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from darkroom.settings_files import render
 
-VALUES = st.text(st.characters(exclude_categories=["Cs"]))
+VALUES = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 KEYS = st.from_regex(r"[A-Za-z0-9_-]+", fullmatch=True)
 
 

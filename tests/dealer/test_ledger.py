@@ -6,9 +6,10 @@ import pytest
 
 from dealer import ledger as ledger_module
 from dealer.ledger import DealingLedger
+from protocols.engines import CRYPTEN, ENGINES, MASKED, session_plan
 from protocols.errors import MaterialReusedError, NetworkDescriptionError, NotFoundError, RemoteProtocolError
 from protocols.identifiers import BootId, MaterialId, PushId, Role
-from protocols.network import IMAGE_WIRE, Conv, Network
+from protocols.network import IMAGE_WIRE, Conv, Network, Relu
 from protocols.plan import plan_for
 
 NETWORK = Network((Conv("c", IMAGE_WIRE, 1, 3, padding=1),))
@@ -22,7 +23,7 @@ def opened():
     """A ledger with one push and one batch."""
     ledger = DealingLedger()
     push = ledger.open_push(NETWORK, BOOTS)
-    return ledger, push, ledger.open_batch(push, 9, 8, BOOTS)
+    return ledger, push, ledger.open_batch(push, 9, 8, BOOTS, CRYPTEN)
 
 
 def test_each_half_is_claimed_once():
@@ -77,6 +78,31 @@ def test_another_network_or_plan_gets_nothing():
     for plan in (plan_for(OTHER, 9, 8), plan_for(NETWORK, 8, 9)):
         with pytest.raises(RemoteProtocolError, match="bound to another push, plan or run"):
             ledger.claim_batch(Role.B, material, push, plan.digest, BOOTS)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_material_is_bound_to_its_engine(engine):
+    ledger = DealingLedger()
+    push = ledger.open_push(NETWORK, BOOTS)
+    material = ledger.open_batch(push, 9, 8, BOOTS, engine)
+    plans = {name: session_plan(name, NETWORK, 9, 8) for name in ENGINES}
+    other = plans[MASKED if engine == CRYPTEN else CRYPTEN]
+    with pytest.raises(RemoteProtocolError, match="bound to another push, plan or run"):
+        ledger.claim_batch(Role.B, material, push, other.digest, BOOTS)
+    for role in Role:
+        assert ledger.claim_batch(role, material, push, plans[engine].digest, BOOTS).plan == plans[engine]
+
+
+@pytest.mark.parametrize(
+    ("network", "engine", "message"),
+    [(NETWORK, "fastest", "'fastest' is unknown"), (Network((Relu("r", IMAGE_WIRE),)), MASKED, "no layer like 'r'")],
+)
+def test_an_engine_that_cannot_evaluate_the_network_opens_nothing(network, engine, message):
+    ledger = DealingLedger()
+    push = ledger.open_push(network, BOOTS)
+    with pytest.raises(NetworkDescriptionError, match=message):
+        ledger.open_batch(push, 9, 8, BOOTS, engine)
+    assert not ledger._batches
 
 
 def test_another_push_gets_nothing():
@@ -139,7 +165,7 @@ def test_an_image_that_does_not_fit_opens_nothing():
 def test_unclaimed_material_is_bounded(monkeypatch):
     monkeypatch.setattr(ledger_module, "OPEN_LIMIT", 3)
     ledger, push, oldest = opened()
-    newer = [ledger.open_batch(push, 9, 8, BOOTS) for _ in range(3)]
+    newer = [ledger.open_batch(push, 9, 8, BOOTS, CRYPTEN) for _ in range(3)]
     with pytest.raises(NotFoundError):
         ledger.claim_batch(Role.A, oldest, push, PLAN.digest, BOOTS)
     for material in newer:

@@ -13,6 +13,8 @@ from protocols import ring
 from protocols.dealing import PartyMaterial, weight_mask_share
 from protocols.errors import AccessDenied
 from protocols.identifiers import Role
+from protocols.masked_dealing import PartyMasks
+from protocols.masked_plan import masked_plan
 from protocols.network import IMAGE_WIRE, Conv, Network
 from protocols.plan import WeightTriple, masked_weights, plan_for
 
@@ -66,13 +68,14 @@ def claim_push(service, push_id, context):
     return service.ClaimPush(request, context).seed
 
 
-def material(service, push_id):
+def material(service, push_id, plan=PLAN):
     size = pb.Size(height=9, width=8)
-    return service.OpenMaterial(pb.OpenMaterialRequest(push_id=push_id, size=size, **BOOTS), A).material_id
+    request = pb.OpenMaterialRequest(push_id=push_id, size=size, engine=plan.engine, **BOOTS)
+    return service.OpenMaterial(request, A).material_id
 
 
-def claim(service, material_id, push_id, context):
-    request = pb.ClaimMaterialRequest(material_id=material_id, push_id=push_id, plan_digest=PLAN.digest, **BOOTS)
+def claim(service, material_id, push_id, context, plan=PLAN):
+    request = pb.ClaimMaterialRequest(material_id=material_id, push_id=push_id, plan_digest=plan.digest, **BOOTS)
     return list(service.ClaimMaterial(request, context))
 
 
@@ -93,6 +96,28 @@ def test_what_is_dealt_is_right(service):
     for mask, item in zip(masks, PLAN.correlations, strict=True):
         (_, _, left), (_, _, right) = a.take(WeightTriple), b.take(WeightTriple)
         assert torch.equal(left.c + right.c, ring.conv2d(left.a + right.a, mask, item.geometry))
+
+
+def test_what_is_dealt_to_the_masked_engine_is_right(service):
+    """A's seed and B's corrections give masks that fit: r of the first wire is e + l * b, its truncated shares add up."""
+    plan = masked_plan(NETWORK, 9, 8)
+    name = push(service)
+    seeds = [claim_push(service, name, context) for context in (A, B)]
+    weight_mask = sum(weight_mask_share(seed, 0, (2, 1, 3, 3)) for seed in seeds)
+    batch = material(service, name, plan)
+    to_a, to_b = (claim(service, batch, name, context, plan) for context in (A, B))
+    assert [message.WhichOneof("content") for message in to_a] == ["seed", "end"]
+    assert [message.WhichOneof("content") for message in to_b] == ["seed", "correction", "correction", "end"]
+    sent = [message.correction for message in to_b[1:-1]]
+    assert [(piece.label, piece.offset, piece.total_bytes) for piece in sent] == [
+        (index, 0, size) for index, size in enumerate(plan.correction_sizes)
+    ]
+    words = (ring.from_bytes(piece.chunk, item.shape) for piece, item in zip(sent, plan.corrected, strict=True))
+    a, b = PartyMasks(Role.A, to_a[0].seed, iter(())), PartyMasks(Role.B, to_b[0].seed, words)
+    image, conv = plan.items[IMAGE_WIRE], plan.items["c"]
+    source = a.mask(image) + b.mask(image)
+    full = a.opening(conv) + b.opening(conv) + ring.conv2d(source, weight_mask, conv.geometry)
+    assert torch.equal(a.mask(conv) + b.mask(conv), full >> conv.shift)
 
 
 def test_material_and_pushes_are_fresh(service):

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from client import acquisition, edge
 from client.config import HospitalConfig, load_config
 from client.model_file import Model, load_model, save_model
 from client.model_owner import push_model
 from client.origin import IDENTITY, Kind, Origin, SourceImage
+from client.records import ObjectRecord
 from darkroom.simulation import LISTEN, Simulation, simulation
 from protocols.network import (
     Add,
@@ -23,7 +25,7 @@ from protocols.network import (
     PixelUnshuffle,
     SigmaMap,
 )
-from tests.integration.failing_site import FailingSite, failing_site
+from tests.integration.failing_site import LARGE_SIDE, FailingSite, failing_site
 
 NETWORK = Network(
     (
@@ -81,6 +83,21 @@ def failing(tmp_path_factory: pytest.TempPathFactory, model: Model) -> Iterator[
     with failing_site(tmp_path_factory.mktemp("failing") / "site") as running:
         push_model(running.config, model)
         yield running
+
+
+@pytest.fixture(scope="session")
+def large(failing: FailingSite) -> ObjectRecord:
+    """An object whose session takes so long that a party or a line can fail in it; evaluated once."""
+    stored = acquisition.store(failing.config, picture(LARGE_SIDE, LARGE_SIDE), sigma=0.05)
+    edge.denoise(failing.config, stored.object_id, model="tiny")
+    return stored
+
+
+@pytest.fixture
+def repaired(failing: FailingSite) -> Iterator[None]:
+    """After the test every party runs, and every line passes everything on."""
+    yield
+    failing.repair()
 
 
 @pytest.fixture

@@ -20,6 +20,9 @@ from tests.integration.line import Line
 SILENCE_SECONDS: Final = 4.0  # a link on which nothing comes is given up; the deployed default is ten times that
 LINES: Final = ("client-a", "client-b", "peer", "dealer-a", "dealer-b")
 WAIT_SECONDS: Final = 60.0
+# What a held line lets through: more than comes before a result or an opening of an image of this side, far less than that.
+HELD_BYTES: Final = 1 << 17
+LARGE_SIDE: Final = 256
 
 
 class FailingSite:

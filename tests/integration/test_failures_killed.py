@@ -1,7 +1,6 @@
 """SIGKILL of each party in each main step: a sentence that names it, no worker left, and the next request works."""
 
 import re
-from collections.abc import Iterator
 
 import pytest
 
@@ -11,10 +10,8 @@ from client.records import ObjectRecord
 from darkroom.exit_codes import ExitCode, exit_code_of
 from protocols.errors import DarkroomError
 from tests.integration.conftest import picture
-from tests.integration.failing_site import FailingSite
+from tests.integration.failing_site import HELD_BYTES, FailingSite
 
-SIDE = 256  # the result, and each opening, is several times what a held line lets through
-HELD_BYTES = 1 << 17
 # The stage at which to kill, and the line that is held so that the step cannot be over before the signal arrives.
 STEPS = {
     "waiting": (("server B", "waiting for server A"), "dealer-a", 0),
@@ -37,24 +34,12 @@ KILLED = [
 ]
 
 
-pytestmark = pytest.mark.timeout(600)  # parties are started again, and the machine may be busy
-
-
-@pytest.fixture(scope="module")
-def record(failing: FailingSite) -> ObjectRecord:
-    stored = acquisition.store(failing.config, picture(SIDE, SIDE), sigma=0.05)
-    edge.denoise(failing.config, stored.object_id, model="tiny")
-    return stored
-
-
-@pytest.fixture(autouse=True)
-def _repaired(failing: FailingSite) -> Iterator[None]:
-    yield
-    failing.repair()
+# Parties are started again, and the machine may be busy.
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("repaired")]
 
 
 @pytest.mark.parametrize(("step", "party"), KILLED)
-def test_killed_while_an_image_is_denoised(failing: FailingSite, record: ObjectRecord, step: str, party: str) -> None:
+def test_killed_while_an_image_is_denoised(failing: FailingSite, large: ObjectRecord, step: str, party: str) -> None:
     stage, line, held = STEPS[step]
     failing.lines[line].stall(held)
     killed: list[str] = []
@@ -65,7 +50,7 @@ def test_killed_while_an_image_is_denoised(failing: FailingSite, record: ObjectR
             failing.kill(party)
 
     with pytest.raises(DarkroomError) as caught:
-        edge.denoise(failing.config, record.object_id, model="tiny", progress=kill)
+        edge.denoise(failing.config, large.object_id, model="tiny", progress=kill)
     assert killed
     assert exit_code_of(caught.value) is ExitCode.PEER
     sentence = str(caught.value)
@@ -74,7 +59,7 @@ def test_killed_while_an_image_is_denoised(failing: FailingSite, record: ObjectR
     assert REMEDY.search(sentence), sentence
     failing.require_no_session(*{"server-a", "server-b"} - {party})
     failing.repair()
-    edge.denoise(failing.config, record.object_id, model="tiny")
+    edge.denoise(failing.config, large.object_id, model="tiny")
 
 
 def test_killed_while_a_share_is_stored(failing: FailingSite) -> None:

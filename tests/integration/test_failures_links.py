@@ -1,7 +1,5 @@
 """A link that is cut, or on which nothing moves any more, in each main step: a sentence in bounded time, and nothing left."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from client import acquisition, edge
@@ -10,10 +8,8 @@ from client.records import ObjectRecord
 from darkroom.exit_codes import ExitCode, exit_code_of
 from protocols.errors import DarkroomError
 from tests.integration.conftest import picture
-from tests.integration.failing_site import FailingSite
+from tests.integration.failing_site import HELD_BYTES, FailingSite
 
-SIDE = 256
-HELD_BYTES = 1 << 17  # far less than a result or an opening, and more than all that comes before it
 # By line: what it lets through from the start, so that the session cannot be over before the test gets its turn; the stage at
 # which it fails; and what the sentence must name (either end of the link between the servers may be the first to find out).
 LINKS = {
@@ -24,25 +20,12 @@ LINKS = {
     "dealer-b": (0, ("server B", "dealing"), "the dealer at {dealer-b}, asked for its half of the material"),
 }
 
-pytestmark = pytest.mark.timeout(600)
-
-
-@pytest.fixture(scope="module")
-def record(failing: FailingSite) -> ObjectRecord:
-    stored = acquisition.store(failing.config, picture(SIDE, SIDE), sigma=0.05)
-    edge.denoise(failing.config, stored.object_id, model="tiny")
-    return stored
-
-
-@pytest.fixture(autouse=True)
-def _repaired(failing: FailingSite) -> Iterator[None]:
-    yield
-    failing.repair()
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("repaired")]
 
 
 @pytest.mark.parametrize("how", ["cut", "stall"])
 @pytest.mark.parametrize("line", LINKS)
-def test_a_link_fails_while_an_image_is_denoised(failing: FailingSite, record: ObjectRecord, line: str, how: str) -> None:
+def test_a_link_fails_while_an_image_is_denoised(failing: FailingSite, large: ObjectRecord, line: str, how: str) -> None:
     held, stage, named = LINKS[line]
     failing.lines[line].stall(held)
     failed: list[str] = []
@@ -53,7 +36,7 @@ def test_a_link_fails_while_an_image_is_denoised(failing: FailingSite, record: O
             failing.lines[line].cut() if how == "cut" else failing.lines[line].stall()
 
     with pytest.raises(DarkroomError) as caught:
-        edge.denoise(failing.config, record.object_id, model="tiny", progress=fail)
+        edge.denoise(failing.config, large.object_id, model="tiny", progress=fail)
     assert failed
     assert exit_code_of(caught.value) is ExitCode.PEER
     sentence = str(caught.value)
@@ -61,7 +44,7 @@ def test_a_link_fails_while_an_image_is_denoised(failing: FailingSite, record: O
     assert any(each in sentence for each in named.format(**addresses).split("|")), sentence
     failing.require_no_session("server-a", "server-b")
     failing.repair()
-    edge.denoise(failing.config, record.object_id, model="tiny")
+    edge.denoise(failing.config, large.object_id, model="tiny")
 
 
 @pytest.mark.parametrize("how", ["cut", "stall"])

@@ -17,6 +17,7 @@ from client.model_file import Model
 from client.model_owner import list_models, push_model
 from client.report import float_estimate
 from darkroom.simulation import Simulation
+from protocols.engines import CRYPTEN, ENGINES, MASKED
 from protocols.errors import IntegrityError, NotFoundError
 from protocols.identifiers import Role
 from protocols.packing import PackingMode
@@ -26,28 +27,35 @@ SIGMA = 0.05  # that of `picture`
 TOLERANCE = 1 / 1023  # of the range; this network's truncations add up to a few units of 2^-16
 
 
+ROUNDS = {MASKED: 4, CRYPTEN: 3}  # image, first, gate, last; or the factors of first, gate and last
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("mode", list(PackingMode))
 @pytest.mark.parametrize("size", [(8, 8), (17, 23)])
-def test_secure_result_equals_plaintext(config: HospitalConfig, model: Model, mode: PackingMode, size: tuple[int, int]) -> None:
+def test_secure_result_equals_plaintext(
+    config: HospitalConfig, model: Model, mode: PackingMode, size: tuple[int, int], engine: str
+) -> None:
     image = picture(*size)
     packing_sigma = 0.0 if mode is PackingMode.KEYED else 0.2  # strong: an 8x8 image has only 64 pixels to test a residual on
     record = acquisition.store(config, image, packing=mode, packing_sigma=packing_sigma or None, sigma=SIGMA)
-    result = edge.denoise(config, record.object_id, model="tiny", sigma=SIGMA)
+    result = edge.denoise(config, record.object_id, model="tiny", sigma=SIGMA, engine=engine)
     seen = image.pixels if result.blind is None else result.blind.packed
     reference = float_estimate(model, seen, result.sigma)
     assert float((result.estimate - reference).abs().max()) <= TOLERANCE
     assert float((result.estimate - seen).abs().max()) > TOLERANCE  # the network did something
     for role in Role:
-        assert result.costs[role].rounds == 3
+        assert result.costs[role].rounds == ROUNDS[engine]
         assert result.costs[role].sent_bytes > 0
     acquisition.delete(config, record.object_id)
     with pytest.raises(NotFoundError):
         edge.denoise(config, record.object_id, model="tiny")
 
 
-def test_two_runs_of_one_image_use_fresh_material_and_differ_in_carries_only(config: HospitalConfig) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_two_runs_of_one_image_use_fresh_material_and_differ_in_carries_only(config: HospitalConfig, engine: str) -> None:
     record = acquisition.store(config, picture(64, 64), sigma=SIGMA)
-    first, second = (edge.denoise(config, record.object_id, model="tiny").pixels for _ in range(2))
+    first, second = (edge.denoise(config, record.object_id, model="tiny", engine=engine).pixels for _ in range(2))
     assert 0 < float((first - second).abs().max()) < TOLERANCE
 
 

@@ -21,9 +21,9 @@ from darkroom.simulation import Simulation
 from proto import darkroom_pb2 as pb
 from proto import darkroom_pb2_grpc as rpc
 from proto.transport import open_channel
+from protocols.engines import MASKED, session_plan
 from protocols.errors import AccessDenied, DarkroomError, PeerUnavailableError
 from protocols.identifiers import BootId, Role, SessionId
-from protocols.plan import plan_for
 from security.false_server_b import CALL_SECONDS, EdgeCall, FalseServerB, denoise_request
 from security.site_access import identity, kill, peer, restart
 from tests.integration.conftest import NETWORK, picture
@@ -68,7 +68,7 @@ def test_material_is_dealt_once_and_to_its_binding_only(fake_b, record: ObjectRe
 )
 def test_server_a_accepts_an_opening_once_and_in_order(fake_b, record: ObjectRecord, second: int, reason: str) -> None:
     fake, call, order = fake_b
-    plan = plan_for(NETWORK, record.height, record.width)
+    plan = session_plan(MASKED, NETWORK, record.height, record.width)
     fake.claim(order, record.height, record.width)
     fake.ready()
     fake.opening(0, plan.opened_words(0))

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 import typer.main
 
 from darkroom.cli import app
+from tests.integration.forked_darkroom import serving
 
 TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial.md"
 BLOCK = re.compile(r"^```sh ?(?P<kind>\w*)\n(?P<commands>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -28,9 +29,10 @@ def bash(script: str) -> list[str]:
     return [found, "-c", script]
 
 
-def environment() -> dict[str, str]:
-    """As a shell with the virtual environment activated."""
-    return {**os.environ, "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])), "COLUMNS": "100"}
+def environment(*first: Path) -> dict[str, str]:
+    """As a shell with the virtual environment activated. first: folders that stand before it in PATH."""
+    folders = (*map(str, first), str(Path(sys.executable).parent), os.environ["PATH"])
+    return {**os.environ, "PATH": os.pathsep.join(folders), "COLUMNS": "100"}
 
 
 def started(command: str, folder: Path) -> "subprocess.Popen[str]":
@@ -67,13 +69,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     stopped(process)
 
 
-def run(commands: str, folder: Path) -> "subprocess.CompletedProcess[str]":
-    script = bash(f"set -euo pipefail\n{commands}")
-    return subprocess.run(script, cwd=folder, env=environment(), capture_output=True, text=True, timeout=3 * SECONDS, check=False)
+Run = Callable[[str, Path], "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Runs commands in a shell, in a folder; every `darkroom` is a process that has its imports already."""
+
+    def run_in(commands: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+        script = bash(f"set -euo pipefail\n{commands}")
+        return subprocess.run(
+            script, cwd=folder, env=environment(quick), capture_output=True, text=True, timeout=3 * SECONDS, check=False
+        )
+
+    with serving(tmp_path_factory.mktemp("quick") / "bin") as quick:
+        yield run_in
 
 
 @pytest.mark.timeout(4 * SECONDS)
-def test_the_tutorial_from_top_to_bottom(folder: Path) -> None:
+def test_the_tutorial_from_top_to_bottom(folder: Path, run: Run) -> None:
     """Blocks share one shell, as the reader's do. One marked `fails` must end in the exit code that the text names."""
     commands = ""
     for match in BLOCK.finditer(TUTORIAL.read_text()):
@@ -116,12 +130,12 @@ def examples() -> list[str]:
 
 @pytest.mark.timeout(4 * SECONDS)
 @pytest.mark.parametrize("example", examples())
-def test_an_example_works_when_pasted(folder: Path, example: str, tmp_path: Path) -> None:
+def test_an_example_works_when_pasted(folder: Path, run: Run, example: str, tmp_path: Path) -> None:
     """In a folder with scan.dcm, and beside the simulation that `darkroom up --dir sim` runs."""
     (tmp_path / "sim").symlink_to(folder / "sim")
     if "darkroom sample" not in example:
         assert run("darkroom sample scan.dcm", tmp_path).returncode == 0
-    if example.startswith(RUNS_UNTIL_STOPPED):
+    if example.startswith(RUNS_UNTIL_STOPPED):  # the installed command itself
         stopped(started(example, tmp_path), code=0)  # a service: Ctrl-C is how it ends, its spool is kept
         return
     done = run(example, tmp_path)

@@ -108,6 +108,7 @@ def wrong_noise() -> list[torch.Tensor]:
     return [packing_noise(10_000 + i) for i in range(WRONG_KEYS)]
 
 
+@pytest.mark.slow
 def test_wrong_keys_follow_the_exact_null(wrong_noise):
     packed, estimate, _ = blind_case(0)
     r = torch.tensor([correlation(packed, estimate, noise) for noise in wrong_noise], dtype=torch.float64)
@@ -125,6 +126,7 @@ def accepted(packed: torch.Tensor, estimate: torch.Tensor, noise: torch.Tensor, 
     return True
 
 
+@pytest.mark.slow
 def test_false_accepts(wrong_noise):
     """At 1e-9 none of 2,000 wrong keys; at 1e-2 as many as the exact tail of the threshold says."""
     packed, estimate, _ = blind_case(0)
@@ -136,6 +138,7 @@ def test_false_accepts(wrong_noise):
     assert low <= count <= high
 
 
+@pytest.mark.slow
 def test_false_rejects():
     """None of 1,000 right keys: the rate is below 0.3 % at 95 % confidence; the margin to the threshold says it is far below."""
     threshold = correlation_threshold(SIDE * SIDE)

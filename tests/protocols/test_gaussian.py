@@ -189,6 +189,7 @@ def test_tampered_vector_fails_at_the_named_step(tampered):
     assert failure is {"Prg": LocalProtocolError, "gaussian_noise": EncodingRangeError, "compare": None}[step]
 
 
+@pytest.mark.slow
 def test_the_bits_do_not_depend_on_the_vector_unit():
     """The same vector in a process where numpy may use only its baseline instructions."""
     found = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])

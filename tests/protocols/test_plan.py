@@ -151,11 +151,11 @@ def test_session_material_is_bound_to_push_plan_and_both_runs():
     boots = "a" * 32, "b" * 32
     other = plan_for(EVERY_LAYER, 10, 13)
     contexts = [
-        session_context(PushId("1" * 32), PLAN, *boots),
-        session_context(PushId("2" * 32), PLAN, *boots),
-        session_context(PushId("1" * 32), other, *boots),
-        session_context(PushId("1" * 32), PLAN, "c" * 32, boots[1]),
-        session_context(PushId("1" * 32), PLAN, boots[0], "c" * 32),
-        session_context(PushId("1" * 32), PLAN, *reversed(boots)),
+        session_context(PushId("1" * 32), PLAN.digest, *boots),
+        session_context(PushId("2" * 32), PLAN.digest, *boots),
+        session_context(PushId("1" * 32), other.digest, *boots),
+        session_context(PushId("1" * 32), PLAN.digest, "c" * 32, boots[1]),
+        session_context(PushId("1" * 32), PLAN.digest, boots[0], "c" * 32),
+        session_context(PushId("1" * 32), PLAN.digest, *reversed(boots)),
     ]
     assert len(set(contexts)) == len(contexts)

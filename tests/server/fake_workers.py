@@ -4,10 +4,12 @@ import threading
 from collections import deque
 
 from proto import darkroom_pb2 as pb
+from protocols.engines import SessionPlan, session_plan
 from protocols.identifiers import Role
 from protocols.network import Network
-from protocols.plan import Plan, plan_for
 from server.pipe import Kind, Pipe
+
+SECONDS = 20
 
 
 class MemorySocket:
@@ -58,6 +60,20 @@ class MemorySocket:
         self.shutdown(None)
 
 
+class NarrowSocket(MemorySocket):
+    """Takes what is sent only while its gate is open; a pair begins with open gates."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def sendall(self, buffer):
+        if not self.gate.wait(SECONDS):
+            raise BrokenPipeError
+        super().sendall(buffer)
+
+
 def memory_pipes():
     return tuple(Pipe(end) for end in MemorySocket.pair())
 
@@ -67,9 +83,9 @@ class FakeWorker:
 
     running = True
 
-    def __init__(self, log, behaviour):
+    def __init__(self, log, behaviour, jobs):
         self.pipe, self._theirs = memory_pipes()
-        self._log, self._behaviour = log, behaviour
+        self._log, self._behaviour, self._jobs = log, behaviour, jobs
         self.stopped = False
         self.gone = threading.Event()
         threading.Thread(target=self._serve, daemon=True).start()
@@ -99,23 +115,39 @@ class FakeWorker:
 
     def _evaluate(self, pipe):
         job = pb.WorkerJob.FromString(_frame(pipe, Kind.JOB)[1])
-        plan = plan_for(Network.from_json(job.network), job.size.height, job.size.width)
+        plan = session_plan(job.engine, Network.from_json(job.network), job.size.height, job.size.width)
         self._log.append((job.role, job.material_id))
+        self._jobs.append(job)
         if Role(job.role) is Role.B:
-            for index in range(len(plan.correlations)):
+            for index, size in enumerate(plan.correction_sizes):
                 label, payload = _frame(pipe, Kind.CORRECTION)
-                assert (label, len(payload)) == (index, plan.correction_bytes(index))
+                assert (label, len(payload)) == (index, size)
         if self._behaviour.get((Role(job.role), "ready")) == "hangs":
             pipe.receive_header()
             raise EOFError
         pipe.send(Kind.READY)
         _frame(pipe, Kind.GO)
-        for index in range(len(plan.correlations)):
+        for index in range(plan.rounds):
             self._open(pipe, plan, index, Role(job.role))
-        pipe.send(Kind.STATS, pb.WorkerStats(rounds=len(plan.correlations)).SerializeToString())
-        pipe.send(Kind.RESULT, job.image_share)
+        flags = self._flags(Role(job.role))
+        stats = pb.WorkerStats(
+            ahead_seconds=0.25,
+            online_seconds=0.5,
+            rounds=plan.rounds,
+            sent_bytes=100,
+            peak_rss_bytes=1000 + len(self._log),
+            flags=flags,
+        )
+        pipe.send(Kind.STATS, stats.SerializeToString())
+        if not flags:
+            pipe.send(Kind.RESULT, job.image_share)
 
-    def _open(self, pipe: Pipe, plan: Plan, index: int, role: Role):
+    def _flags(self, role: Role) -> int:
+        """Flagged wires of this evaluation: the next of the list that the test has left."""
+        left = self._behaviour.get((role, "flags"), [])
+        return left.pop(0) if left else 0
+
+    def _open(self, pipe: Pipe, plan: SessionPlan, index: int, role: Role):
         match self._behaviour.get((role, index)):
             case "dies":
                 raise EOFError
@@ -138,17 +170,20 @@ def _frame(pipe, kind):
 
 
 class FakeWorkers:
-    """Stands for `WorkerPool`. behaviour: (role, opening or "ready") to "dies", "fails" or "hangs"; "clings": true where a worker
-    that is killed lives on until the test sets its `gone`. log: jobs that arrived.
+    """Stands for `WorkerPool`. log: jobs that arrived, `jobs` whole.
+
+    behaviour: (role, opening or "ready") to "dies", "fails" or "hangs"; (role, "flags") to the flags of each evaluation; "clings":
+    true where a worker that is killed lives on until the test sets its `gone`.
     """
 
     def __init__(self):
         self.behaviour = {}
         self.log = []
+        self.jobs = []
         self.taken = []
 
     def take(self):
-        self.taken.append(FakeWorker(self.log, self.behaviour))
+        self.taken.append(FakeWorker(self.log, self.behaviour, self.jobs))
         return self.taken[-1]
 
     def refill(self):

@@ -1,4 +1,4 @@
-"""Two real workers joined by a fake link that records everything each of them receives."""
+"""Two real workers of the CrypTen engine joined by a fake link that records everything each of them receives."""
 
 import socket
 import subprocess
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from proto import darkroom_pb2 as pb
 from protocols import dealing, ring, sharing
+from protocols.engines import CRYPTEN
 from protocols.errors import LocalProtocolError
 from protocols.identifiers import MaterialId, PushId, Role
 from protocols.network import Network
@@ -141,6 +142,7 @@ def run_joined(
             image_share=image_pair.seed if role is Role.A else ring.to_bytes(image_pair.words),
             sigma_share=sigma_share if role is Role.A else int(other),
             peer_key=derive_key(seed, b"peer", session),
+            engine=CRYPTEN,
         )
         pipe.send(Kind.JOB, job.SerializeToString())
     for index, words in dealing.corrections(plan, seeds[Role.A], seeds[Role.B], masks):

@@ -27,7 +27,7 @@ class LedgerDealer:
         return dealing.push_seed(entry.key, self.role, push, network.digest)
 
     def open_material(self, push, plan, boots):
-        material = self.ledger[0].open_batch(push, plan.height, plan.width, (boots.a, boots.b))
+        material = self.ledger[0].open_batch(push, plan.height, plan.width, (boots.a, boots.b), plan.engine)
         return self.named.pop(0) if self.named else material
 
     def claim_material(self, material, push, plan, boots, *, begun=lambda cancel: None):
@@ -42,6 +42,5 @@ class LedgerDealer:
         return Batch(seeds[self.role], corrections, lambda: None)
 
     def _corrections(self, plan):
-        for index in range(len(plan.correlations)):  # fake workers do not look at them
-            total = plan.correction_bytes(index)
+        for index, total in enumerate(plan.correction_sizes):  # fake workers do not look at them
             yield pb.Correction(label=index, offset=0, total_bytes=total, chunk=bytes(total))

@@ -345,7 +345,7 @@ def test_a_result_does_not_run_into_the_last_opening(host):
     """A's link is slow at the last opening, whose 4.5 MiB no socket buffers, while B's has long arrived.
 
     A result sent at once would land inside the opening, and so at the other server, which knows the key that re-randomises
-    it. (tests/server/test_worker.py fixes the order without a clock.)
+    it. (tests/server/test_exchange.py and test_worker.py fix the order without a clock.)
     """
     network = Network((Conv("c", IMAGE_WIRE, 16, 1), Gate("g", "c")))
 

@@ -42,6 +42,11 @@ def running(action, *arguments):
     return thread, outcome
 
 
+@pytest.fixture(autouse=True)
+def looking_often(monkeypatch):
+    monkeypatch.setattr(peer_channel, "LOOK_SECONDS", 0.05)
+
+
 def test_messages_arrive_in_order_and_both_ways():
     a, b = joined()
     for label in range(QUEUED_MESSAGES):

@@ -94,7 +94,7 @@ class Evaluations:
         yield "evaluating"
         assert self.release.acquire(timeout=SECONDS)
         stats = pb.WorkerStats(online_seconds=1.5, rounds=3, sent_bytes=100)
-        return Outcome(bytes(8), stats, 0.5, 40, 0, PushId("5" * 32), (1, 8, 9))
+        return Outcome(bytes(8), stats, "masked", 0.5, 40, 0, PushId("5" * 32), (1, 8, 9))
 
 
 @pytest.fixture

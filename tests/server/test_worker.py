@@ -10,18 +10,21 @@ from hypothesis import strategies as st
 from proto import darkroom_pb2 as pb
 from protocols import dealing, ring, sharing
 from protocols.dealing import PartyMaterial, weight_mask_share
+from protocols.engines import CRYPTEN, MASKED
 from protocols.errors import EncodingRangeError, LocalProtocolError, RemoteProtocolError
 from protocols.identifiers import MaterialId, Role
+from protocols.masked_plan import masked_plan
 from protocols.network import IMAGE_WIRE, Conv, Gate, Network
 from protocols.packing import NoiseKeys, PackingMode, pack
 from protocols.plan import masked_weights, plan_for
 from protocols.prg import derive_key
 from server import crypten_engine, crypten_runtime, worker
+from server.exchange import Sender
 from server.pipe import Kind, Pipe
-from server.worker import PipedExchange, receive_material, rerandomise, shared_model, unpacked_share
+from server.worker import CrypTenJob, MaskedJob, rerandomise, shared_model, unpacked_share
 from tests.protocols.every_layer import EVERY_LAYER
 from tests.protocols.test_sharing import ERROR_RATE, uniformity_p_value
-from tests.server.fake_workers import MemorySocket, memory_pipes
+from tests.server.fake_workers import MemorySocket, NarrowSocket, memory_pipes
 
 NETWORK = Network((Conv("c", IMAGE_WIRE, 2, 3, padding=1), Gate("g", "c")))
 PLAN = plan_for(NETWORK, 8, 9)
@@ -134,23 +137,19 @@ def test_the_model_is_cut_in_plan_order():
 # --- material through the pipe ---
 
 
-def corrected(frames):
+def corrected(monkeypatch, frames, role=Role.B):
+    """A job of the CrypTen engine that has read these frames: its material."""
+    monkeypatch.setattr(crypten_runtime, "import_crypten", lambda: None)
     ours, theirs = memory_pipes()
     for kind, label, length in frames:
         ours.send(kind, bytes(length), label)
     ours.close()
-    return receive_material(theirs, PLAN, Role.B, KEY)
+    job = pb.WorkerJob(material_seed=KEY, peer_key=KEY)
+    return CrypTenJob(job, role, PLAN, shared_model(whole_job(), NETWORK), theirs)._material
 
 
 DUE = [(Kind.CORRECTION, index, PLAN.correction_bytes(index)) for index in range(len(PLAN.correlations))]
-
-
-def test_b_takes_in_every_correction_and_a_none():
-    assert isinstance(corrected(DUE), PartyMaterial)
-    assert receive_material(memory_pipes()[0], PLAN, Role.A, KEY).take(type(PLAN.correlations[0]))
-
-
-@pytest.mark.parametrize(
+NOT_AS_PLANNED = pytest.mark.parametrize(
     "frames",
     [
         [],
@@ -163,89 +162,57 @@ def test_b_takes_in_every_correction_and_a_none():
         [(Kind.GO, 0, 0)],
     ],
 )
-def test_corrections_that_are_not_as_planned_are_refused(frames):
+
+
+def test_b_takes_in_every_correction_and_a_none(monkeypatch):
+    assert isinstance(corrected(monkeypatch, DUE), PartyMaterial)
+    assert corrected(monkeypatch, [], Role.A).take(type(PLAN.correlations[0]))
+
+
+@NOT_AS_PLANNED
+def test_corrections_that_are_not_as_planned_are_refused(monkeypatch, frames):
     with pytest.raises(RemoteProtocolError, match="correction"):
-        corrected(frames)
+        corrected(monkeypatch, frames)
 
 
-# --- openings through the pipe ---
+MASKED_PLAN = masked_plan(NETWORK, 8, 9)
 
 
-def test_an_opening_goes_both_ways_in_its_shapes():
+def folded(frames, role=Role.B):
+    """A job of the masked engine that has read these frames while it folded."""
     ours, theirs = memory_pipes()
-    exchange = PipedExchange(ours)
-    own = [torch.arange(6).view(2, 3), torch.tensor([7])]
-    theirs.send(Kind.OPENING, ring.to_bytes(torch.arange(10, 17)), 4)
-    received = exchange(4, own)
-    assert [tensor.tolist() for tensor in received] == [[[10, 11, 12], [13, 14, 15]], [16]]
-    header = theirs.receive_header()
-    assert (header.kind, header.label, header.length) == (Kind.OPENING, 4, 56)
-    assert ring.from_bytes(theirs.receive_bytes(56), (7,)).tolist() == [0, 1, 2, 3, 4, 5, 7]
-    assert exchange.sent_bytes == 56
-    exchange.finish()
+    for kind, label, length in frames:
+        ours.send(kind, bytes(length), label)
+    ours.close()
+    job = pb.WorkerJob(material_seed=KEY)
+    MaskedJob(job, role, MASKED_PLAN, shared_model(whole_job(), NETWORK), theirs).prepare()
+    return theirs.receive_header()
 
 
-def test_a_view_is_sent_as_its_own_words():
-    ours, theirs = memory_pipes()
-    exchange = PipedExchange(ours)
-    theirs.send(Kind.OPENING, bytes(48), 0)
-    exchange(0, [torch.arange(6).view(2, 3).T])
-    theirs.receive_header()
-    assert ring.from_bytes(theirs.receive_bytes(48), (6,)).tolist() == [0, 3, 1, 4, 2, 5]
+MASKED_DUE = [(Kind.CORRECTION, index, size) for index, size in enumerate(MASKED_PLAN.correction_sizes)]
+
+
+def test_the_masked_engine_reads_every_correction_at_b_and_none_at_a():
+    assert folded(MASKED_DUE) is None
+    assert folded(MASKED_DUE, Role.A).label == 0  # left unread
 
 
 @pytest.mark.parametrize(
-    ("kind", "label", "length", "message"),
+    "frames",
     [
-        (Kind.OPENING, 1, 16, "opening 1 of 16 bytes came in place of opening 2"),
-        (Kind.OPENING, 3, 16, "opening 3 of 16 bytes came in place of opening 2"),
-        (Kind.OPENING, 2, 8, "opening 2 of 8 bytes"),
-        (Kind.OPENING, 2, 24, "opening 2 of 24 bytes"),
-        (Kind.GO, 2, 16, "the link to the other server broke at opening 2"),
+        [],
+        MASKED_DUE[:1],
+        MASKED_DUE[::-1],
+        [MASKED_DUE[0], MASKED_DUE[0]],
+        [(Kind.OPENING, 0, MASKED_DUE[0][2])],
+        [(Kind.CORRECTION, 0, MASKED_DUE[0][2] - 8)],
+        [(Kind.CORRECTION, 0, MASKED_DUE[0][2] + 8)],
+        [(Kind.GO, 0, 0)],
     ],
 )
-def test_what_is_not_the_peers_opening_is_refused(kind, label, length, message):
-    ours, theirs = memory_pipes()
-    theirs.send(kind, bytes(length), label)
-    with pytest.raises(RemoteProtocolError, match=message):
-        PipedExchange(ours)(2, [torch.zeros(2, dtype=torch.int64)])
-
-
-def test_a_link_that_ends_is_noticed_and_the_sender_ends_too():
-    ours, theirs = memory_pipes()
-    theirs.close()
-    exchange = PipedExchange(ours)
-    with pytest.raises(RemoteProtocolError, match="broke at opening 0"):
-        exchange(0, [torch.zeros(2, dtype=torch.int64)])
-    exchange.finish()
-
-
-class NarrowSocket(MemorySocket):
-    """Takes what is sent only when the gate is open."""
-
-    gate: threading.Event
-
-    def sendall(self, buffer):
-        if not self.gate.wait(SECONDS):
-            raise BrokenPipeError
-        super().sendall(buffer)
-
-
-def test_finishing_waits_until_the_last_opening_has_left():
-    ours, theirs = NarrowSocket.pair()
-    ours.gate, theirs.gate = threading.Event(), threading.Event()
-    theirs.gate.set()
-    exchange, server = PipedExchange(Pipe(ours)), Pipe(theirs)
-    server.send(Kind.OPENING, bytes(16), 0)
-    exchange(0, [torch.zeros(2, dtype=torch.int64)])
-    finishing = threading.Thread(target=exchange.finish)
-    finishing.start()
-    finishing.join(0.1)
-    assert finishing.is_alive()
-    ours.gate.set()
-    finishing.join(SECONDS)
-    assert not finishing.is_alive()
-    assert server.receive_header().kind is Kind.OPENING
+def test_the_masked_engine_refuses_corrections_that_are_not_as_planned(frames):
+    with pytest.raises(RemoteProtocolError, match="correction"):
+        folded(frames)
 
 
 # --- a whole job, with an engine that opens zeros ---
@@ -286,28 +253,26 @@ def zero_engine(monkeypatch):
     return engine
 
 
-def whole_job():
+def whole_job(engine=CRYPTEN, role=Role.A):
     masked, shapes = masked_weights(NETWORK, 8, 9), NETWORK.parameter_shapes(8, 9)
     weights = sum(torch.Size(shape).numel() for shape in masked.values())
     return blind_job(
-        role="A",
+        role=role.value,
+        engine=engine,
         network=NETWORK.to_json(),
         material_id="a" * 32,
         material_seed=KEY,
         push_seed=KEY,
         deltas=bytes(8 * weights),
         bias_shares=bytes(8 * sum(shape[0] for name, shape in shapes.items() if name not in masked)),
-        image_share=KEY,
+        image_share=KEY if role is Role.A else bytes(72 * 8),
         peer_key=KEY,
     )
 
 
-def started(socket_type=MemorySocket):
+def started(socket_type=MemorySocket, job=None):
     """A worker in a thread, with its job; the server's end of the pipe, and what the worker raised."""
     ours, theirs = socket_type.pair()
-    for end in (ours, theirs):
-        end.gate = threading.Event()
-        end.gate.set()
     server, errors = Pipe(ours), []
 
     def run():
@@ -319,7 +284,7 @@ def started(socket_type=MemorySocket):
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    server.send(Kind.JOB, whole_job().SerializeToString())
+    server.send(Kind.JOB, (job or whole_job()).SerializeToString())
     return server, theirs, thread, errors
 
 
@@ -351,11 +316,11 @@ def test_a_job_from_start_to_end(zero_engine):
 def test_nothing_is_sent_before_the_last_opening_has_left(zero_engine, monkeypatch):
     """The peer's last opening is here, ours waits in the pipe: the worker must wait as well, and not send its result."""
     reached, sent_early = threading.Event(), []
-    finish, send = PipedExchange.finish, Pipe.send
+    finish, send = Sender.finish, Pipe.send
 
-    def watched_finish(exchange):
+    def watched_finish(sender):
         reached.set()
-        finish(exchange)
+        finish(sender)
 
     def watched_send(pipe, kind, payload=b"", label=0):
         if kind is Kind.STATS and not theirs.gate.is_set():
@@ -363,7 +328,7 @@ def test_nothing_is_sent_before_the_last_opening_has_left(zero_engine, monkeypat
             reached.set()
         send(pipe, kind, payload, label)
 
-    monkeypatch.setattr(PipedExchange, "finish", watched_finish)
+    monkeypatch.setattr(Sender, "finish", watched_finish)
     monkeypatch.setattr(Pipe, "send", watched_send)
     server, theirs, thread, errors = started(NarrowSocket)
     assert next(frames(server)) == (Kind.READY, b"")
@@ -419,6 +384,57 @@ def test_a_frame_that_is_no_job(zero_engine):
     ours.send(Kind.GO)
     with pytest.raises(LocalProtocolError, match="expected a job, got GO"):
         worker.evaluate(theirs)
+
+
+# --- a whole job on the masked engine ---
+
+
+def masked_run(role, opened=None):
+    """The worker of one server, ours in the peer's place. opened: c of every word of message 2, or the peer sends zeros.
+
+    Returns the worker's frames after READY, and what it raised.
+    """
+    server, _, thread, errors = started(job=whole_job(MASKED, role))
+    if role is Role.B:
+        for index, size in enumerate(MASKED_PLAN.correction_sizes):
+            server.send(Kind.CORRECTION, bytes(size), index)
+    assert next(frames(server)) == (Kind.READY, b"")
+    server.send(Kind.GO)
+    sent = []
+    for index in range(MASKED_PLAN.rounds):
+        header = server.receive_header()
+        sent.append((header.kind, bytes(server.receive_bytes(header.length))))
+        own = ring.from_bytes(sent[-1][1], (MASKED_PLAN.opened_words(index),))
+        wanted = own if opened is None or index != 2 else torch.full_like(own, opened)
+        server.send(Kind.OPENING, ring.to_bytes(wanted - own), index)
+    thread.join(SECONDS)
+    return sent + list(frames(server)), errors
+
+
+@pytest.mark.parametrize("role", Role)
+def test_a_job_of_the_masked_engine_from_start_to_end(role):
+    sent, errors = masked_run(role)
+    assert errors == []
+    assert [kind for kind, _ in sent] == [Kind.OPENING] * 3 + [Kind.STATS, Kind.RESULT]
+    assert [len(content) // 8 for _, content in sent[:3]] == [MASKED_PLAN.opened_words(index) for index in range(3)]
+    stats = pb.WorkerStats.FromString(sent[3][1])
+    assert (stats.rounds, stats.sent_bytes, stats.flags) == (3, MASKED_PLAN.sent_bytes, 0)
+    assert len(sent[4][1]) == 72 * 8
+
+
+ZONE = 1 << MASKED_PLAN.items["g"].magnitude_bits
+
+
+@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize(
+    ("opened", "flags"),
+    [(2**63 - 1, 1), (2**63 - ZONE, 1), (2**63 - ZONE - 1, 0), (-(2**63), 1), (-(2**63) + ZONE - 1, 1), (-(2**63) + ZONE, 0)],
+)
+def test_a_worker_with_a_flag_sends_no_share_and_says_how_many_wires(role, opened, flags):
+    sent, errors = masked_run(role, opened)
+    assert errors == []
+    assert [kind for kind, _ in sent[3:]] == [Kind.STATS] + [Kind.RESULT] * (not flags)
+    assert pb.WorkerStats.FromString(sent[3][1]).flags == flags
 
 
 def test_what_is_computed_ahead_is_a_times_delta(zero_engine):

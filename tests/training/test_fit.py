@@ -144,6 +144,28 @@ def test_several_unusable_steps_restore_the_checkpoint_at_half_the_rate(
     assert load_checkpoint(tmp_path / "run" / "checkpoint.pt").rate_scale == 0.5
 
 
+def test_a_hostile_image_that_overflows_costs_no_step(
+    series: tuple[list[Series], list[Series]], tmp_path: Path, events: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true_pressure, calls, before = fit.pressure, iter(range(1000)), []
+
+    def overflowing(probe: Any, weights: dict[str, Tensor], offer: Any, limit: float) -> Tensor:
+        before.append(offer.images.detach().clone())
+        press = true_pressure(probe, weights, offer, limit)
+        return press * math.inf if next(calls) in (4, 5) else press  # as many as would restore a checkpoint
+
+    monkeypatch.setattr(fit, "pressure", overflowing)
+    outcome = run(series, tmp_path / "run", events)
+
+    assert [entry["step"] for entry in events if entry["event"] == "overflow"] == [5, 6]
+    assert outcome.finished
+    assert (outcome.checkpoint.skipped, outcome.checkpoint.restores) == (0, 0)
+    assert all(bool(torch.isfinite(weight).all()) for weight in outcome.checkpoint.weights.values())
+    assert not torch.allclose(before[4], before[5], atol=0.31)  # another image, not one that climbed
+    pressures = [entry["pressure"] for entry in events if entry["event"] == "step"]
+    assert [value == 0 for value in pressures] == [False] * 4 + [True] * 2 + [False] * 2
+
+
 def test_lasting_divergence_is_an_error(
     series: tuple[list[Series], list[Series]], tmp_path: Path, events: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,16 @@ def test_train_export_and_measure(
     report = json.loads(measured.stdout)
     assert [row["sigma"] for row in report["quality"]["all"]] == [5, 15, 25, 50]
     assert report["stated_bound"] == max(report["bounds"]["wires"].values())
+    assert report["exactness"]["difference"] < 1 / 4095
+
+    held = tmp_path / "held.toml"
+    held.write_text('only = ["ct_small"]\nhold_back = 2\n')
+    options = ["measure", "--model", str(model), "--images", str(images_folder), "--config", str(held), "--slices", "5"]
+    measured = runner.invoke(app, options)
+    assert measured.exit_code == 0, measured.output
+    assert "| train/ct_small | 5 | 1 |" in measured.stdout
+    assert "By wire: " in measured.stdout
+    assert "within what is allowed" in measured.stdout
 
 
 def test_errors_have_exit_codes(tmp_path: Path, options: list[str]) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from client.noise_level import estimate_sigma
+from client.noise_level import estimate_sigma, white_sigma
 from training.noise import NoiseSettings, add_noise, correlated, estimator_gain, poisson_gaussian
 
 SIDE = 256  # 65,536 values: the standard error of a deviation is 0.3 %
@@ -37,8 +37,9 @@ def test_correlated_noise_has_variance_1_and_deceives_the_estimate_as_stated(nei
     noise = correlated((SIDE, SIDE), neighbour, np.random.default_rng(1))
     assert float(noise.std()) == pytest.approx(1, rel=0.03)
     assert float((noise[1:] * noise[:-1]).mean()) == pytest.approx(2 * neighbour / (1 + 2 * neighbour**2), abs=0.03)
-    estimate = estimate_sigma(torch.from_numpy(noise.astype(np.float64)) + 5.0)
-    assert estimate == pytest.approx(estimator_gain(neighbour), rel=0.05)
+    pixels = torch.from_numpy(noise.astype(np.float64)) + 5.0
+    assert white_sigma(pixels) == pytest.approx(estimator_gain(neighbour), rel=0.05)
+    assert estimate_sigma(pixels) == pytest.approx((1 + 2 * neighbour) ** 2 / (1 + 2 * neighbour**2), rel=0.3)  # of its spectrum
 
 
 def test_fractions_choose_the_kind() -> None:

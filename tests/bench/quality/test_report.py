@@ -13,6 +13,7 @@ from bench.quality import page
 from bench.quality.metrics import Merit
 from bench.quality.networks import Judged
 from bench.quality.packing_modes import both_modes
+from bench.quality.real_noise import RealNoise
 from bench.quality.trials import NOISY, Subject, Trial, means, worst
 from client.model_file import Model, save_model
 from protocols.network import IMAGE_WIRE, Conv, Network
@@ -22,12 +23,15 @@ from training.cost import network_cost
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """One small series of soft discs, 48x52."""
+    """Small series of soft discs, 48x52: three subjects, and photographs that stand for all."""
     rows, columns = np.mgrid[:48, :52]
     discs = [900 * np.exp(-((((rows - 24) / 12) ** 2 + ((columns - 20 - step) / 14) ** 2) ** 2)) for step in range(4)]
-    (tmp_path / "images" / "validation").mkdir(parents=True)
-    np.savez(tmp_path / "images" / "validation" / "discs.npz", images=np.round(discs).astype(np.int16))
-    (tmp_path / "images" / "index.json").write_text(json.dumps({"validation/discs": {"modality": "CT"}}))
+    names = {"validation/discs": 1, "train/one": 1, "train/two": 1, "train/natural_bsd400": 5}
+    for name, repeats in names.items():
+        path = tmp_path / "images" / f"{name}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, images=np.round(discs * repeats).astype(np.int16))
+    (tmp_path / "images" / "index.json").write_text(json.dumps({name: {"modality": "CT"} for name in names}))
     return tmp_path / "images"
 
 
@@ -36,7 +40,7 @@ def test_the_report_holds_every_method_and_figure(
 ) -> None:
     threads = torch.get_num_threads()
     models = []
-    for kernel, name in ((3, "first"), (5, "second")):
+    for kernel, name in ((3, "first"), (5, "second"), (3, "natural")):
         models.append(tmp_path / f"{name}.safetensors")
         mean = Network((Conv("mean", IMAGE_WIRE, 1, kernel, padding=kernel // 2, bias=False),))  # takes noise off, untrained
         save_model(models[-1], mean, {"mean.weight": torch.full((1, 1, kernel, kernel), kernel**-2.0)}, bound=2.0)
@@ -45,7 +49,9 @@ def test_the_report_holds_every_method_and_figure(
     lines = [{"event": "step", "cpu_seconds": 30.0}, {"event": "validation", "psnr_out_db": 30.0}]
     log.write_text("".join(json.dumps(line) + "\n" for line in lines * 2))
     output = tmp_path / "report"
+    natural = models.pop()
     arguments = ["--images", images, "--models", *models, "--slices", 2, "--without", "BM3D", "bilateral", "--log", log]
+    arguments += ["--natural", natural]
     monkeypatch.setattr(sys, "argv", ["quality", *map(str, arguments), "--output", str(output)])
     monkeypatch.setattr(command, "available_peers", lambda: {"BM3D": _copy, "bilateral": _copy, "median 3x3": _copy})
 
@@ -62,13 +68,23 @@ def test_the_report_holds_every_method_and_figure(
         "| keyed |",
         "| blind |",
         "edge slope kept",
+        "3 subjects: 1 to learn from (train/",
+        "1 to judge by (validation/discs)",
+        "70/15/15 of so few is 33/33/33",
+        "## Photographs",
+        "| natural |",
+        "| train/two, slice 2 | first |",
     ):
         assert part in text
     assert "bilateral" not in text
     for name in ("crops", "real-noise", "wires", "regression", "errors", "input-output", "training"):
         assert (output / f"{name}.png").stat().st_size > 500
         assert f"({name}.png)" in text
-    trials = json.loads((output / "measurements.json").read_text())["trials"]
+    measured = json.loads((output / "measurements.json").read_text())
+    trials = measured["trials"]
+    assert {one["method"] for one in measured["photographs"]} == {NOISY, "natural", "median 3x3"}
+    assert len(measured["photographs"]) == 4 * 2 * 3  # two of twenty are held back
+    assert len(measured["real_noise"]) == 3 * 3 * 3  # series without the photographs, slices, methods
     assert len(trials) == 4 * 2 * 4  # levels, slices, methods with the noisy input
     copies = [one["merit"] for one in trials if one["method"] == "median 3x3"]
     assert copies == [one["merit"] for one in trials if one["method"] == NOISY]  # all met the same images
@@ -102,6 +118,9 @@ def test_blind_gives_away_what_keyed_does_not() -> None:
     assert keyed.leaked_bits == 0
     assert blind.leaked_bits > 0.1
     assert blind.leaked_mean_bits > blind.leaked_bits
+    assert blind.leaked_bits == pytest.approx(
+        0.5 * np.log2(1 + noisy.astype(float).var() / (25 / 255) ** 2), rel=1e-5
+    )  # as stored
     assert keyed.stolen_psnr_db < 20 < blind.stolen_psnr_db
 
 
@@ -118,6 +137,19 @@ def test_means_and_the_worst_case() -> None:
     assert "worst case: -0.50 dB (series, slice 1, sigma 25, 32.00 dB)" in page.worst_sentence("ours", "peer", found)
     assert page.gains(means(trials), "ours", "peer") == "ours against peer: +0.25 dB at 25."
     assert worst(trials, "ours", "nobody") is None
+
+
+def test_the_goals_on_real_noise_are_counted_where_there_is_noise() -> None:
+    rows = [
+        ("head, slice 0", "ours", RealNoise(4.0, 3.0, 1.5, 0.96)),
+        ("head, slice 1", "ours", RealNoise(4.0, 3.0, 1.4, 0.94)),
+        ("head, slice 2", "ours", RealNoise(4.0, 3.0, 1.8, 1.0)),
+        ("air, slice 0", "ours", RealNoise(0.5, 0.4, 0.1, 1.0)),
+        ("head, slice 0", "peer", RealNoise(4.0, 3.0, 0.3, 0.99)),
+    ]
+    ours, peer = page.real_summary(rows).splitlines()[2:]
+    assert ours == "| ours | 4 | 45% | 60% | 97.5% | 94.0% | 1 of 3 |"
+    assert peer.endswith("| 1 of 1 |")
 
 
 def test_a_network_that_was_not_timed_says_so() -> None:

@@ -1,0 +1,147 @@
+"""A small network with every layer that the masked engine evaluates, and what a test knows of a run that no server knows."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from protocols import ring
+from protocols.linear_steps import linear_step
+from protocols.masked_dealing import Stream
+from protocols.masked_evaluation import row_blocks
+from protocols.masked_oracle import exact_carries, masked_oracle
+from protocols.masked_plan import SIGMA_WIRE, ConvItem, InputItem, ProductItem, ScaleItem, WireItem
+from protocols.network import (
+    IMAGE_WIRE,
+    Add,
+    AvgPool,
+    Concat,
+    Conv,
+    Gate,
+    Layer,
+    Linear,
+    Network,
+    PixelShuffle,
+    PixelUnshuffle,
+    Product,
+    Scale,
+    SigmaMap,
+    WireRange,
+)
+from protocols.prg import Prg
+from tests.protocols.joined_parties import Joined
+
+RANGES = {  # every wire that is truncated has a format of its own, so that no two that meet have the same
+    "attended": WireRange(13, 4),
+    "attention": WireRange(18, 3),
+    "average": WireRange(19, 3),
+    "cross": WireRange(15, 6),
+    "depthwise": WireRange(13, 4),
+    "expand": WireRange(17, 5),
+    "gate": WireRange(20, 4),
+    "half": WireRange(12, 3),
+    "mean": WireRange(14, 4),
+    "mix": WireRange(11, 4),
+    "scaled": WireRange(9, 5),
+    "square": WireRange(18, 6),
+    "thirds": WireRange(16, 4),
+    "third_means": WireRange(10, 4),
+    "weighted": WireRange(16, 7),
+    "widen": WireRange(17, 4),
+}
+
+
+def covered_layers(*, conditioned: bool = True, ranges: Mapping[str, WireRange] = RANGES, thirds: bool = True) -> Network:
+    """thirds: with the pooling windows whose reciprocal is rounded, which other oracles divide exactly by."""
+    layers: list[Layer] = [PixelUnshuffle("folded", IMAGE_WIRE, 2)]
+    if conditioned:
+        layers += [SigmaMap("sigma", "folded"), Concat("entry", "folded", "sigma")]
+    layers += [
+        Conv("widen", "entry" if conditioned else "folded", 8, kernel=3, padding=1),
+        Conv("depthwise", "widen", 8, kernel=3, padding=2, dilation=2, groups=8),
+        Gate("gate", "depthwise"),
+        AvgPool("mean", "gate", 0),
+        Linear("attention", "mean", 4),
+        Product("attended", "gate", "attention"),
+        Conv("half", "attended", 6, kernel=3, stride=2, padding=1, groups=2, bias=False),
+        AvgPool("average", "attended", 2),
+        Concat("both", "half", "average"),
+        Conv("mix", "both", 4, kernel=1),
+        Add("sum", "mix", "average"),
+        Product("square", "sum", "sum"),
+        Product("cross", "square", "mix"),
+        Scale("scaled", "cross", -0.375),
+    ]
+    if thirds:
+        layers += [AvgPool("thirds", "gate", 3), AvgPool("third_means", "thirds", 0)]
+    layers += [
+        Product("weighted", "scaled", "third_means" if thirds else "mean"),
+        Conv("expand", "weighted", 16, kernel=1),
+        PixelShuffle("residual", "expand", 4),
+        Add("output", IMAGE_WIRE, "residual"),
+    ]
+    written = {layer.out for layer in layers}
+    named = tuple(sorted((name, wire) for name, wire in ranges.items() if name in written))
+    return Network(tuple(layers), multiple=4, weight_frac_bits=12, ranges=named)
+
+
+def full_masks(joined: Joined) -> dict[str, Tensor]:
+    """The mask r of every opened wire before its own truncation, from both seeds and the weights' masks.
+
+    Written from the equations in the docstring of protocols.masked_dealing and not with its functions.
+    """
+    plan, network = joined.plan, joined.plan.network
+    layers, bits = {layer.out: layer for layer in network.layers}, network.wire_frac_bits()
+
+    def both(item: WireItem, kind: Stream) -> Tensor:
+        a, b = (Prg(seed).words(item.number, kind, item.shape) for seed in joined.seeds.values())
+        return a + b
+
+    full: dict[str, Tensor] = {}
+    wires: dict[str, Tensor] = {}  # the masks of all wires, after truncation
+    for level in plan.levels:
+        for item in level.items:
+            match item:
+                case InputItem():
+                    full[item.wire] = both(item, Stream.MASK)
+                    wires[item.wire] = plan.extended(item, full[item.wire])
+                    continue
+                case ConvItem():
+                    source = wires[layers[item.wire].sources[0]]
+                    source = source.reshape(-1, 1, 1) if isinstance(layers[item.wire], Linear) else source
+                    product = ring.conv2d(source, joined.weight_masks[item.weight].view(item.weight_shape), item.geometry)
+                    full[item.wire] = both(item, Stream.OPENING) + product
+                case ProductItem():
+                    sources = [wires[name] for name in layers[item.wire].sources]
+                    left, right = sources if len(sources) == 2 else (sources[0].chunk(2)[0], sources[0].chunk(2)[1])
+                    full[item.wire] = both(item, Stream.OPENING) - left * right
+                case ScaleItem():
+                    full[item.wire] = both(item, Stream.OPENING)
+            wires[item.wire] = full[item.wire] >> item.shift
+        for layer in level.layers:
+            wires[layer.out] = linear_step(layer, [wires[name] for name in layer.sources], wires.get(SIGMA_WIRE), bits)
+    return full
+
+
+def opened_wires(joined: Joined) -> dict[str, Tensor]:
+    """What both servers saw of each wire, before truncation: its blocks put together."""
+    out = {}
+    messages = zip(joined.plan.levels, *joined.sent.values(), strict=True)
+    for level, first, second in messages:
+        blocks = iter([a + b for a, b in zip(first, second, strict=True)])
+        for item in level.items:
+            out[item.wire] = torch.cat([next(blocks) for _ in row_blocks(item)], dim=1)
+        assert next(blocks, None) is None
+    return out
+
+
+def oracle_of(joined: Joined, encoded: dict[str, Tensor], image: Tensor, sigma: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """The exact result given the masks, and every truncated wire before its truncation."""
+    products: dict[str, Tensor] = {}
+    carries = exact_carries(full_masks(joined))
+
+    def recorded(item: WireItem, product: Tensor) -> Tensor:
+        products[item.wire] = product
+        return carries(item, product)
+
+    return masked_oracle(joined.plan, encoded, image, torch.full((1, 1, 1), sigma), recorded), products
