@@ -27,7 +27,9 @@ from protocols.network import IMAGE_WIRE, Add, Conv, Layer, Network, Relu
 from protocols.unpicklable import Unpicklable
 from protocols.wire_ranges import RangedNetwork, measured_ranges, weight_grid
 
-TOLERANCE: Final = 1 / 1023  # of the range, from the float network; half for the weights' grid, half for the arithmetic
+TOLERANCE: Final = 1 / 1023  # of the range: what is computed on shares, from the float network with the same weights
+# Of the weights' grid. A tenth of it is usual, far below the noise that is left; each bit finer doubles the flags.
+WEIGHT_TOLERANCE: Final = 1 / 255
 KERNEL: Final = 3
 MIN_DEPTH: Final = 3
 EPSILON: Final[Mapping[str, float]] = {"dncnn": 1e-5, "model": 1e-4}  # of batch normalisation, as each project's code has it
@@ -69,9 +71,9 @@ def import_dncnn(path: Path, rng: Generator) -> ImportedDncnn:
     its wires grow without limit on hostile images.
     """
     network, weights = folded(_state_dict(path), str(path))
-    frac_bits, weight_error = weight_grid(network, weights, rng, tolerance=TOLERANCE / 2)
+    frac_bits, weight_error = weight_grid(network, weights, rng, tolerance=WEIGHT_TOLERANCE)
     network = replace(network, weight_frac_bits=frac_bits)
-    return ImportedDncnn(measured_ranges(network, weights, rng, tolerance=TOLERANCE / 2), weights, weight_error)
+    return ImportedDncnn(measured_ranges(network, weights, rng, tolerance=TOLERANCE), weights, weight_error)
 
 
 def folded(state: Mapping[str, Tensor], place: str) -> tuple[Network, dict[str, Tensor]]:

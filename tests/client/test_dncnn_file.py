@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from client.dncnn_file import TOLERANCE, folded, import_dncnn
+from client.dncnn_file import TOLERANCE, WEIGHT_TOLERANCE, folded, import_dncnn
 from client.model_file import load_model, model_bytes
 from protocols import wire_ranges
 from protocols.errors import BadInputError, NetworkDescriptionError
@@ -107,10 +107,14 @@ def test_evaluated_on_shares_it_stays_within_the_tolerance(tmp_path: Path, layou
     loaded = load_model(file)
     image = image_of(12, 9)
     run = run_parties(loaded.network, encoded_weights(loaded.network, loaded.weights), encode(image), 0, seed=bytes(32))
+    exact = {name: weight.double() for name, weight in loaded.weights.items()}
     with torch.no_grad():
-        expected = model.double()(image[None])[0]
-    assert float((decode(run.output) - expected).abs().max()) < TOLERANCE
-    assert imported.weight_error + imported.ranged.error < TOLERANCE
+        original = model.double()(image[None])[0]
+        rounded = evaluate_float(loaded.network, exact, image[None], torch.zeros(1))[0]
+    assert float((decode(run.output) - rounded).abs().max()) < TOLERANCE
+    assert float((rounded - original).abs().max()) < WEIGHT_TOLERANCE
+    assert imported.ranged.error < TOLERANCE
+    assert imported.weight_error < WEIGHT_TOLERANCE
     assert imported.ranged.expected_flags(128, 128) < 0.01
 
 
