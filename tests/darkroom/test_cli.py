@@ -87,6 +87,12 @@ def image(tmp_path: Path) -> Path:
         ["store", "x.npy", "--sigma", "-1", "--config", "c.toml"],
         ["denoise", OBJECT, "--config", "c.toml"],
         ["up"],
+        ["plan"],
+        ["plan", "--size", "512"],
+        ["plan", "--size", "64x64", "--bandwidth", "fast"],
+        ["plan", "--size", "64x64", "--rtt", "20"],
+        ["plan", "--size", "64x64", "--engine", "steam"],
+        ["denoise", ".", "-o", "out", "--profile", "--config", "c.toml"],
     ],
 )
 def test_usage_errors(darkroom: Darkroom, arguments: list[str]) -> None:
@@ -130,6 +136,37 @@ def test_no_dncnn_is_bad_input(darkroom: Darkroom, tmp_path: Path) -> None:
         done = darkroom("model", "import-dncnn", tmp_path / source, "-o", tmp_path / target)
         assert (done.returncode, done.stdout) == (3, ""), done.stderr
     assert not (tmp_path / "net.safetensors").exists()
+
+
+def test_a_plan_needs_no_server(darkroom: Darkroom, tmp_path: Path) -> None:
+    done = darkroom("plan", "--size", "64x80", "--bandwidth", "100Mbit", "--rtt", "40ms", "--json", tmp_path / "plan.json")
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.splitlines()[-1].split()
+    assert last[0] == "total"
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert (plan["model"], plan["image"], plan["tiles"]) == ("base", {"height": 64, "width": 80}, 1)
+    total, circumstances = plan["total"], plan["circumstances"]
+    assert last[1] == f"{total['wires']:,}"
+    assert total["sent_bytes"] == sum(layer["sent_bytes"] for layer in plan["layers"])
+    waiting = total["sent_bytes"] * 8 / 1e8 + total["rounds"] * 0.02
+    arithmetic = total["macs"] / circumstances["macs_per_second"] + total["sent_bytes"] / 8 * circumstances["word_seconds"]
+    assert total["seconds"] == pytest.approx(waiting + arithmetic)
+
+
+def test_a_plan_of_either_engine(darkroom: Darkroom) -> None:
+    plans = {}
+    for engine in ("masked", "crypten"):
+        done = darkroom("plan", "--size", "32x32", "--engine", engine, "--json", "-")
+        assert done.returncode == 0, done.stderr
+        plans[engine] = json.loads(done.stdout)
+        assert plans[engine]["engine"] == engine
+    assert plans["masked"]["total"]["macs"] == plans["crypten"]["total"]["macs"]
+    assert plans["crypten"]["total"]["flags"] == 0
+
+
+def test_a_plan_of_an_unknown_model(darkroom: Darkroom) -> None:
+    assert darkroom("plan", "--model", "none", "--size", "64x64").returncode == 4
+    assert darkroom("plan", "--size", "4x4").returncode == 3
 
 
 def test_missing_configuration(darkroom: Darkroom, image: Path, tmp_path: Path) -> None:
