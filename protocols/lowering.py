@@ -60,6 +60,13 @@ class Subtract(Add):
 
 
 @dataclass(frozen=True)
+class Larger(Add):
+    """The sum of a wire and of how far another exceeds it: their maximum, which is no larger than either may be."""
+
+    op = "larger"
+
+
+@dataclass(frozen=True)
 class WireFormat:
     """frac_bits: of the wire. magnitude_bits: |value| < 2^magnitude_bits."""
 
@@ -112,6 +119,8 @@ def _format(layer: Layer, sources: Sequence[WireFormat], network: Network) -> Wi
     if isinstance(layer, SigmaMap):
         return WireFormat(shape, FRAC_BITS, SIGMA_MAGNITUDE_BITS)
     frac_bits = max(source.frac_bits for source in sources)
+    if isinstance(layer, Larger):
+        return WireFormat(shape, frac_bits, sources[0].magnitude_bits)
     magnitude = max(source.magnitude_bits for source in sources) + isinstance(layer, Add)
     return WireFormat(shape, frac_bits, magnitude)
 
@@ -139,7 +148,7 @@ def _max_pool(layer: MaxPool, source: Shape) -> list[Layer]:
         first, second = add(Channels(name("left"), left, 0, split)), add(Channels(name("right"), left, split, 2 * split))
         excess = add(Relu(name("excess"), add(Subtract(name("difference"), first, second))))
         last = pairs + odd == 1
-        winners = add(Add(layer.out if last else name("larger"), second, excess))
+        winners = add(Larger(layer.out if last else name("larger"), second, excess))
         if odd:
             winners = add(Concat(name("all"), winners, add(Channels(name("odd"), left, 2 * split, count * channels))))
         left, count = winners, pairs + odd

@@ -91,7 +91,7 @@ def dealt_corrections(
                 case ReluBitsItem():
                     dealt = _bit_products(item, sources[0], first.bitwise_xor_(second))
                 case ReluSignItem():
-                    bit = unpacked(first.bitwise_xor_(second), sources[0].numel()).view(item.elements).long()
+                    bit = unpacked(first.bitwise_xor_(second).view(-1), sources[0].numel()).view(item.elements).long()
                     dealt = [bit, bit * sources[0]]
                 case ReluItem():
                     masks[item.layer] = first.add_(second)
