@@ -60,6 +60,13 @@ class Subtract(Add):
 
 
 @dataclass(frozen=True)
+class Larger(Add):
+    """The sum of a wire and of how far another exceeds it: their maximum, which is no larger than either may be."""
+
+    op = "larger"
+
+
+@dataclass(frozen=True)
 class WireFormat:
     """frac_bits: of the wire. magnitude_bits: |value| < 2^magnitude_bits."""
 
@@ -90,7 +97,7 @@ class Lowered:
 
 
 def lower(network: Network, height: int, width: int) -> Lowered:
-    """Raises NetworkDescriptionError where the network does not fit the size, or gives its result in another format."""
+    """Raises NetworkDescriptionError where the network does not fit the size."""
     network.wire_shapes(height, width)  # refuses what is too large before anything is built from it
     padded = (1, *network.padded_size(height, width))
     formats = {IMAGE_WIRE: WireFormat(padded, FRAC_BITS, IMAGE_MAGNITUDE_BITS)}
@@ -100,11 +107,6 @@ def lower(network: Network, height: int, width: int) -> Lowered:
         for layer in parts:
             formats[layer.out] = _format(layer, [formats[source] for source in layer.sources], network)
             layers.append(layer)
-    out = layers[-1].out
-    if formats[out].frac_bits != FRAC_BITS:
-        raise NetworkDescriptionError(
-            f"{out}: a result has {FRAC_BITS} fractional bits, not {formats[out].frac_bits}; correct the ranges"
-        )
     return Lowered(tuple(layers), formats)
 
 
@@ -117,6 +119,8 @@ def _format(layer: Layer, sources: Sequence[WireFormat], network: Network) -> Wi
     if isinstance(layer, SigmaMap):
         return WireFormat(shape, FRAC_BITS, SIGMA_MAGNITUDE_BITS)
     frac_bits = max(source.frac_bits for source in sources)
+    if isinstance(layer, Larger):
+        return WireFormat(shape, frac_bits, sources[0].magnitude_bits)
     magnitude = max(source.magnitude_bits for source in sources) + isinstance(layer, Add)
     return WireFormat(shape, frac_bits, magnitude)
 
@@ -144,7 +148,7 @@ def _max_pool(layer: MaxPool, source: Shape) -> list[Layer]:
         first, second = add(Channels(name("left"), left, 0, split)), add(Channels(name("right"), left, split, 2 * split))
         excess = add(Relu(name("excess"), add(Subtract(name("difference"), first, second))))
         last = pairs + odd == 1
-        winners = add(Add(layer.out if last else name("larger"), second, excess))
+        winners = add(Larger(layer.out if last else name("larger"), second, excess))
         if odd:
             winners = add(Concat(name("all"), winners, add(Channels(name("odd"), left, 2 * split, count * channels))))
         left, count = winners, pairs + odd

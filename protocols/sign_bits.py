@@ -28,7 +28,7 @@ from torch import Tensor
 BLOCK_BITS: Final = 4
 ONES: Final = -1
 
-Planes = Int64[Tensor, "_ packed"]  # as many as there are products or bits
+Planes = Int64[Tensor, "_ packed"]
 
 
 def _subsets(members: tuple[int, ...]) -> list[tuple[int, ...]]:

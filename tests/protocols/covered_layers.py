@@ -10,7 +10,18 @@ from protocols.linear_steps import linear_step
 from protocols.masked_dealing import Stream
 from protocols.masked_evaluation import row_blocks
 from protocols.masked_oracle import exact_carries, masked_oracle
-from protocols.masked_plan import SIGMA_WIRE, ConvItem, InputItem, ProductItem, ScaleItem, WireItem
+from protocols.masked_plan import (
+    SIGMA_WIRE,
+    ConvItem,
+    InputItem,
+    Item,
+    MaskedPlan,
+    ProductItem,
+    ReluBitsItem,
+    ReluItem,
+    ReluSignItem,
+    WireItem,
+)
 from protocols.network import (
     IMAGE_WIRE,
     Add,
@@ -20,10 +31,12 @@ from protocols.network import (
     Gate,
     Layer,
     Linear,
+    MaxPool,
     Network,
     PixelShuffle,
     PixelUnshuffle,
     Product,
+    Relu,
     Scale,
     SigmaMap,
     WireRange,
@@ -64,8 +77,11 @@ def covered_layers(*, conditioned: bool = True, ranges: Mapping[str, WireRange] 
         Linear("attention", "mean", 4),
         Product("attended", "gate", "attention"),
         Conv("half", "attended", 6, kernel=3, stride=2, padding=1, groups=2, bias=False),
+        Relu("rectified", "half"),
         AvgPool("average", "attended", 2),
-        Concat("both", "half", "average"),
+        MaxPool("largest", "attended", 2),
+        Concat("either", "rectified", "largest"),
+        Concat("both", "either", "average"),
         Conv("mix", "both", 4, kernel=1),
         Add("sum", "mix", "average"),
         Product("square", "sum", "sum"),
@@ -73,9 +89,10 @@ def covered_layers(*, conditioned: bool = True, ranges: Mapping[str, WireRange] 
         Scale("scaled", "cross", -0.375),
     ]
     if thirds:
-        layers += [AvgPool("thirds", "gate", 3), AvgPool("third_means", "thirds", 0)]
+        layers += [AvgPool("thirds", "gate", 3), MaxPool("odd", "thirds", 0), AvgPool("third_means", "thirds", 0)]
+        layers += [Add("third", "third_means", "odd")]
     layers += [
-        Product("weighted", "scaled", "third_means" if thirds else "mean"),
+        Product("weighted", "scaled", "third" if thirds else "mean"),
         Conv("expand", "weighted", 16, kernel=1),
         PixelShuffle("residual", "expand", 4),
         Add("output", IMAGE_WIRE, "residual"),
@@ -85,41 +102,53 @@ def covered_layers(*, conditioned: bool = True, ranges: Mapping[str, WireRange] 
     return Network(tuple(layers), multiple=4, weight_frac_bits=12, ranges=named)
 
 
+def name_of(item: Item) -> str:
+    """A name for everything that is opened: the wire's, and for the steps of a ReLU what they open."""
+    return item.layer + {ReluBitsItem: "/bits", ReluSignItem: "/sign"}.get(type(item), "")
+
+
+def items_of(plan: MaskedPlan) -> dict[str, Item]:
+    """Everything that is opened, by name, in order."""
+    return {name_of(item): item for item in plan.items}
+
+
+def is_bits(item: Item) -> bool:
+    """Whether it is opened by XOR."""
+    return isinstance(item, ReluBitsItem | ReluSignItem)
+
+
 def full_masks(joined: Joined) -> dict[str, Tensor]:
-    """The mask r of every opened wire before its own truncation, from both seeds and the weights' masks.
+    """The mask r of everything that is opened, before its own truncation, from both seeds and the weights' masks.
 
     Written from the equations in the docstring of protocols.masked_dealing and not with its functions.
     """
-    plan, network = joined.plan, joined.plan.network
-    layers, bits = {layer.out: layer for layer in network.layers}, network.wire_frac_bits()
-
-    def both(item: WireItem, kind: Stream) -> Tensor:
-        a, b = (Prg(seed).words(item.number, kind, item.shape) for seed in joined.seeds.values())
-        return a + b
-
+    plan, layers = joined.plan, joined.plan.lowered.by_name
     full: dict[str, Tensor] = {}
     wires: dict[str, Tensor] = {}  # the masks of all wires, after truncation
     for level in plan.levels:
         for item in level.items:
+            a, b = (Prg(seed).words(item.number, Stream.OPENING, item.shape) for seed in joined.seeds.values())
+            mask = a ^ b if is_bits(item) else a + b
+            match item:
+                case ConvItem():
+                    source = wires[layers[item.layer].sources[0]]
+                    source = source.reshape(-1, 1, 1) if isinstance(layers[item.layer], Linear) else source
+                    mask = mask + ring.conv2d(source, joined.weight_masks[item.weight].view(item.weight_shape), item.geometry)
+                case ProductItem():
+                    sources = [wires[name] for name in layers[item.layer].sources]
+                    left, right = sources if len(sources) == 2 else (sources[0].chunk(2)[0], sources[0].chunk(2)[1])
+                    mask = mask - left * right
+            full[name_of(item)] = mask
             match item:
                 case InputItem():
-                    full[item.wire] = both(item, Stream.MASK)
-                    wires[item.wire] = plan.extended(item, full[item.wire])
-                    continue
-                case ConvItem():
-                    source = wires[layers[item.wire].sources[0]]
-                    source = source.reshape(-1, 1, 1) if isinstance(layers[item.wire], Linear) else source
-                    product = ring.conv2d(source, joined.weight_masks[item.weight].view(item.weight_shape), item.geometry)
-                    full[item.wire] = both(item, Stream.OPENING) + product
-                case ProductItem():
-                    sources = [wires[name] for name in layers[item.wire].sources]
-                    left, right = sources if len(sources) == 2 else (sources[0].chunk(2)[0], sources[0].chunk(2)[1])
-                    full[item.wire] = both(item, Stream.OPENING) - left * right
-                case ScaleItem():
-                    full[item.wire] = both(item, Stream.OPENING)
-            wires[item.wire] = full[item.wire] >> item.shift
+                    wires[item.layer] = plan.extended(item, mask)
+                case WireItem():
+                    wires[item.layer] = mask >> item.shift
+                case ReluItem():
+                    wires[item.layer] = mask
         for layer in level.layers:
-            wires[layer.out] = linear_step(layer, [wires[name] for name in layer.sources], wires.get(SIGMA_WIRE), bits)
+            sources = [wires[name] for name in layer.sources]
+            wires[layer.out] = linear_step(layer, sources, wires.get(SIGMA_WIRE), plan.lowered.formats)
     return full
 
 
@@ -128,9 +157,10 @@ def opened_wires(joined: Joined) -> dict[str, Tensor]:
     out = {}
     messages = zip(joined.plan.levels, *joined.sent.values(), strict=True)
     for level, first, second in messages:
-        blocks = iter([a + b for a, b in zip(first, second, strict=True)])
+        blocks = iter(zip(first, second, strict=True))
         for item in level.items:
-            out[item.wire] = torch.cat([next(blocks) for _ in row_blocks(item)], dim=1)
+            pairs = [next(blocks) for _ in row_blocks(item)]
+            out[name_of(item)] = torch.cat([a ^ b if is_bits(item) else a + b for a, b in pairs], dim=1)
         assert next(blocks, None) is None
     return out
 
@@ -141,7 +171,7 @@ def oracle_of(joined: Joined, encoded: dict[str, Tensor], image: Tensor, sigma: 
     carries = exact_carries(full_masks(joined))
 
     def recorded(item: WireItem, product: Tensor) -> Tensor:
-        products[item.wire] = product
+        products[item.layer] = product
         return carries(item, product)
 
     return masked_oracle(joined.plan, encoded, image, torch.full((1, 1, 1), sigma), recorded), products

@@ -16,17 +16,16 @@ from protocols.errors import LocalProtocolError, MaterialReusedError
 from protocols.fixed_point import encode
 from protocols.float_evaluation import evaluate_float
 from protocols.identifiers import Role
-from protocols.linear_steps import LINEAR
 from protocols.masked_dealing import PartyMasks, Stream
 from protocols.masked_evaluation import MaskedEvaluation
 from protocols.masked_oracle import masked_oracle
-from protocols.masked_plan import InputItem, masked_plan, uncovered
-from protocols.network import IMAGE_WIRE, TRUNCATED, Conv, Network, Product, Scale, WireRange
+from protocols.masked_plan import InputItem, WireItem, masked_plan
+from protocols.network import IMAGE_WIRE, LAYER_TYPES, Conv, Network, Product, Scale, WireRange
 from protocols.oracle import evaluate_oracle, oracle_wires
 from protocols.prg import Prg, derive_key
 from protocols.shared_model import SharedModel
 from protocols.truncation import flagged
-from tests.protocols.covered_layers import RANGES, covered_layers, full_masks, opened_wires, oracle_of
+from tests.protocols.covered_layers import RANGES, covered_layers, full_masks, items_of, opened_wires, oracle_of
 from tests.protocols.every_layer import encoded_weights, image_of, truncation_bound, weights_of
 from tests.protocols.joined_parties import run_parties
 
@@ -52,8 +51,8 @@ def check_exact(joined, expected, products):
     assert torch.equal(joined.output, expected)
     assert [joined.results[role].flags for role in Role] == [0, 0]
     opened, masks = opened_wires(joined), full_masks(joined)
-    for name, item in joined.plan.items.items():
-        if not isinstance(item, InputItem):
+    for name, item in items_of(joined.plan).items():
+        if isinstance(item, WireItem):
             assert torch.equal(opened[name] - masks[name], products[name]), name
             assert int(products[name].abs().max()) < 1 << item.magnitude_bits, name
 
@@ -63,8 +62,7 @@ def check_exact(joined, expected, products):
 
 def test_the_network_has_every_layer_that_is_covered_and_a_range_for_each_wire():
     network = covered_layers()
-    assert uncovered(network) == []
-    assert {type(layer) for layer in network.layers} == {*TRUNCATED, *LINEAR}
+    assert {type(layer) for layer in network.layers} == set(LAYER_TYPES.values())
     assert dict(network.ranges) == RANGES
     assert len({wire.frac_bits for wire in RANGES.values()}) > 8
 
@@ -160,7 +158,7 @@ def test_each_wire_is_sent_once_as_planned():
         ]
     assert plan.sent_bytes == 8 * sum(map(torch.numel, joined.opened))
     assert [words.numel() * 8 for words in joined.corrections] == plan.correction_sizes
-    assert {item.wire for item in plan.items.values() if isinstance(item, InputItem)} == {IMAGE_WIRE, "noise level"}
+    assert {item.layer for item in plan.items if isinstance(item, InputItem)} == {IMAGE_WIRE, "noise level"}
 
 
 # --- flags ---
@@ -179,12 +177,13 @@ WIDE = Network(
 
 def flagged_wires(joined):
     opened = opened_wires(joined)
-    return [item.wire for item in joined.plan.corrected if flagged(opened[item.wire], item.magnitude_bits)]
+    wires = [item for item in joined.plan.items if isinstance(item, WireItem)]
+    return [item.layer for item in wires if flagged(opened[item.layer], item.magnitude_bits)]
 
 
 def test_both_parties_see_the_same_flags_where_a_range_is_too_wide():
     joined, _, _ = evaluated(WIDE, (8, 8))
-    assert joined.plan.items["wide"].magnitude_bits == 60
+    assert items_of(joined.plan)["wide"].magnitude_bits == 60
     assert joined.plan.expected_flags > 10
     assert flagged_wires(joined) == ["wide", "again"]
     assert [joined.results[role].flags for role in Role] == [2, 2]
@@ -205,7 +204,7 @@ def test_what_is_wrong_is_flagged():
     network = Network((Product("square", IMAGE_WIRE, IMAGE_WIRE),), ranges=(("square", WireRange(8, 20)),))
     image = torch.full((1, 8, 8), 21 << 21)  # 1.7 * 2^25: beyond what a client may send
     y = int(image[0, 0, 0]) ** 2
-    assert 1 << 50 < y < 1 << 52 == 1 << masked_plan(network, 8, 8).items["square"].magnitude_bits
+    assert 1 << 50 < y < 1 << 52 == 1 << items_of(masked_plan(network, 8, 8))["square"].magnitude_bits
     outcomes = set()
     for number in range(200):
         joined = run_parties(network, {}, image, 0, seed=seed_of(number))
@@ -264,39 +263,41 @@ def test_every_opening_has_a_fresh_mask_of_its_own_counted(monkeypatch):
     monkeypatch.setattr(masked_dealing, "Prg", CountedPrg)
     joined, _, _ = evaluated(covered_layers(), (9, 13))
     plan = joined.plan
-    numbers = [item.number for item in plan.items.values()]
-    assert numbers == list(range(len(plan.items)))
-    inputs = {item.number for item in plan.items.values() if isinstance(item, InputItem)}
+    assert [item.number for item in sorted(plan.items, key=lambda item: item.number)] == list(range(len(plan.items)))
     dealer_and_party = 2
     for role in Role:
         streams = [(label, kind) for key, label, kind in CountedPrg.used if key == joined.seeds[role]]
-        masks = inputs if role is Role.B else set(numbers)
-        expected = {(n, int(Stream.OPENING)) for n in numbers if n not in inputs} | {(n, int(Stream.MASK)) for n in masks}
+        expected = {(item.number, int(Stream.OPENING)) for item in plan.items}
+        if role is Role.A:
+            expected |= {(item.number, Stream.DEALT + place) for item in plan.items for place in range(len(item.dealt_shapes))}
         assert set(streams) == expected
         assert {streams.count(stream) for stream in expected} == {dealer_and_party}
     assert joined.seeds[Role.A] != joined.seeds[Role.B]
-    assert len(plan.corrected) + len(inputs) == len(opened_wires(joined)) == len(full_masks(joined))
+    assert len(plan.items) == len(opened_wires(joined)) == len(full_masks(joined))
 
 
 @pytest.mark.parametrize("role", Role)
-@pytest.mark.parametrize("wire", [IMAGE_WIRE, "widen", "gate", "scaled"])
-def test_no_mask_is_given_out_twice(role, wire):
-    plan = masked_plan(covered_layers(), 9, 13)
-    item = plan.items[wire]
-    masks = PartyMasks(role, SEED, iter([torch.zeros(item.shape, dtype=torch.int64)] * 2))
-    masks.mask(item)
+@pytest.mark.parametrize("name", [IMAGE_WIRE, "widen", "gate", "scaled", "rectified/bits", "rectified/sign", "rectified"])
+def test_no_mask_is_given_out_twice(role, name):
+    item = items_of(masked_plan(covered_layers(), 9, 13))[name]
+    count = len(item.dealt_shapes)
+    masks = PartyMasks(role, SEED, iter([torch.zeros(shape, dtype=torch.int64) for shape in item.dealt_shapes * 2]))
     masks.opening(item)
-    for again, name in ((masks.mask, "mask"), (masks.opening, "opening")):
-        with pytest.raises(MaterialReusedError, match=f"{wire}: its {name} has been used"):
-            again(item)
-    assert repr(masks) == f"PartyMasks(role={role.value}, taken=2)"
+    for place in range(count):
+        masks.dealt(item, place)
+    with pytest.raises(MaterialReusedError, match=f"{item.layer}: stream 0 of item {item.number} has been used"):
+        masks.opening(item)
+    for place in range(count):
+        with pytest.raises(MaterialReusedError, match=f"{item.layer}: stream {1 + place} of item"):
+            masks.dealt(item, place)
+    assert repr(masks) == f"PartyMasks(role={role.value}, taken={1 + count})"
 
 
 @pytest.mark.parametrize("corrections", [[], [torch.zeros(1, 8, 9, dtype=torch.int64)]], ids=["none", "another shape"])
 def test_a_correction_that_is_missing_or_of_another_shape_is_refused(corrections):
-    item = masked_plan(covered_layers(), 9, 13).items["widen"]
+    item = items_of(masked_plan(covered_layers(), 9, 13))["widen"]
     with pytest.raises(LocalProtocolError, match="widen: the dealer's correction has not arrived"):
-        PartyMasks(Role.B, SEED, iter(corrections)).mask(item)
+        PartyMasks(Role.B, SEED, iter(corrections)).dealt(item)
 
 
 class NoOpener:
@@ -318,7 +319,7 @@ def test_an_evaluation_is_prepared_once_and_runs_once():
     with pytest.raises(LocalProtocolError, match="not prepared, or has run"):
         evaluation.run(image, sigma, NoOpener())
     evaluation.prepare()
-    with pytest.raises(MaterialReusedError, match="image: its mask has been used"):
+    with pytest.raises(MaterialReusedError, match="image: stream 0 of item 0 has been used"):
         evaluation.prepare()
     with pytest.raises(AssertionError, match="nothing may be opened"):
         evaluation.run(image, sigma, NoOpener())

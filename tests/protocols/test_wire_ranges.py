@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from protocols import wire_ranges
+from protocols.engines import session_plan
 from protocols.errors import NetworkDescriptionError
 from protocols.fixed_point import FRAC_BITS, decode, encode
 from protocols.float_evaluation import evaluate_float
@@ -117,4 +118,5 @@ def test_the_engine_stays_within_the_tolerance_of_float(scale: float) -> None:
 def test_a_result_in_another_format_is_refused() -> None:
     network = Network((Conv("out", IMAGE_WIRE, 1, kernel=1),), ranges=(("out", WireRange(12, 3)),))
     with pytest.raises(NetworkDescriptionError, match="16 fractional bits, not 12"):
-        masked_plan(network, 16, 16)
+        session_plan("masked", network, 16, 16)
+    assert session_plan("", network, 16, 16).engine == "crypten"

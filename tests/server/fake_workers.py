@@ -172,8 +172,8 @@ def _frame(pipe, kind):
 class FakeWorkers:
     """Stands for `WorkerPool`. log: jobs that arrived, `jobs` whole.
 
-    behaviour: (role, opening or "ready") to "dies", "fails" or "hangs"; (role, "flags") to the flags of each evaluation; "clings":
-    true where a worker that is killed lives on until the test sets its `gone`.
+    behaviour: (role, opening or "ready") to "dies", "fails" or "hangs"; (role, "flags") to the flags of each evaluation;
+    "clings": true where a worker that is killed lives on until the test sets its `gone`.
     """
 
     def __init__(self):

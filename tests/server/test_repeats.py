@@ -1,5 +1,5 @@
 """A flagged truncation ends in a clean repeat on fresh material: what is repeated, what is released, what it costs, and when it
-ends. Two servers joined in memory with fake workers, which flag as the test says (tests/server/test_evaluation.py).
+ends. Two servers joined in memory with fake workers, which flag as the test says (tests/server/joined_servers.py).
 """
 
 import pytest
@@ -7,9 +7,9 @@ import pytest
 from protocols.engines import MASKED
 from protocols.errors import PeerUnavailableError, RemoteProtocolError
 from protocols.identifiers import MaterialId, Role
-from server.evaluation import MAX_REPEATS
+from server.outcome import MAX_REPEATS
 from server.pipe import Kind, Pipe
-from tests.server.test_evaluation import Site
+from tests.server.joined_servers import Site
 
 REPEATING = "repeating: a truncation was flagged"
 

@@ -22,6 +22,7 @@ from server import crypten_engine, crypten_runtime, worker
 from server.exchange import Sender
 from server.pipe import Kind, Pipe
 from server.worker import CrypTenJob, MaskedJob, rerandomise, shared_model, unpacked_share
+from tests.protocols.covered_layers import items_of
 from tests.protocols.every_layer import EVERY_LAYER
 from tests.protocols.test_sharing import ERROR_RATE, uniformity_p_value
 from tests.server.fake_workers import MemorySocket, NarrowSocket, memory_pipes
@@ -422,7 +423,7 @@ def test_a_job_of_the_masked_engine_from_start_to_end(role):
     assert len(sent[4][1]) == 72 * 8
 
 
-ZONE = 1 << MASKED_PLAN.items["g"].magnitude_bits
+ZONE = 1 << items_of(MASKED_PLAN)["g"].magnitude_bits
 
 
 @pytest.mark.parametrize("role", Role)
