@@ -174,6 +174,11 @@ class MaskedPlan:
         return tuple(item for level in self.levels for item in level.items)
 
     @cached_property
+    def wires(self) -> dict[str, Item]:
+        """What opens each wire, by its name: of a ReLU the last step."""
+        return {item.layer: item for item in self.items}
+
+    @cached_property
     def digest(self) -> bytes:
         """SHA-256 over network, size and every opening: what the handshakes compare."""
         openings = [[repr(item) for item in level.items] for level in self.levels]

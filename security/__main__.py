@@ -24,6 +24,7 @@ import torch
 
 from darkroom import __version__
 from darkroom.simulation import shipped_models
+from protocols.engines import ENGINES, MASKED
 from protocols.errors import DarkroomError
 from security.evaluation import Evaluation, Setting, Tell
 from security.page import Report, Section, to_json, verdict, write_report
@@ -52,12 +53,19 @@ def run_one(name: str, evaluate: Evaluate, setting: Setting) -> Section:
 
 
 def run_all(
-    names: Sequence[str], *, quick: bool, folder: Path, date: str, tell: Tell, find: Callable[[str], Evaluate] = load
+    names: Sequence[str],
+    *,
+    quick: bool,
+    folder: Path,
+    date: str,
+    tell: Tell,
+    find: Callable[[str], Evaluate] = load,
+    engine: str = MASKED,
 ) -> Report:
     """Run evaluations in order; the report is written after each, so that what was found is not lost with a later one."""
     folder.mkdir(parents=True, exist_ok=True)
     sections: list[Section] = []
-    report = Report(sections, names, EVALUATIONS, versions(), date, quick, folder)
+    report = Report(sections, names, EVALUATIONS, versions(), date, quick, folder, engine)
     started = monotonic()
     for name in names:
 
@@ -65,7 +73,7 @@ def run_all(
             tell(f"[{monotonic() - started:6.1f} s] {name}: {line}")
 
         step("starts")
-        sections.append(run_one(name, find(name), Setting(quick, folder, step)))
+        sections.append(run_one(name, find(name), Setting(quick, folder, step, engine)))
         step("passed" if sections[-1].passed else "NOT PASSED")
         write_report(report)
     return report
@@ -106,11 +114,13 @@ def main(arguments: Sequence[str] | None = None, find: Callable[[str], Evaluate]
     parser.add_argument("--out", type=Path, default=FOLDER, help=f"folder of the report (default: {FOLDER})")
     parser.add_argument("--json", metavar="F", help="write report.json also here; - is stdout")
     parser.add_argument("--date", default=f"{datetime.now(UTC):%Y-%m-%d}", help="the date that the report bears (default: today)")
+    parser.add_argument("--engine", choices=ENGINES, default=MASKED, help=f"what the servers run (default: {MASKED})")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     names = [name for name in EVALUATIONS if name in options.only]
-    report = run_all(names, quick=options.quick, folder=options.out, date=options.date, tell=_tell, find=find)
-    if options.out == FOLDER and not report.unfinished and len(names) == len(EVALUATIONS):
+    where = {"folder": options.out, "date": options.date, "engine": options.engine}
+    report = run_all(names, quick=options.quick, tell=_tell, find=find, **where)
+    if options.out == FOLDER and options.engine == MASKED and not report.unfinished and len(names) == len(EVALUATIONS):
         write_results(PAGE, report)
     content = json.dumps(to_json(report), indent=1, allow_nan=False) + "\n"
     if options.json == "-":

@@ -20,42 +20,47 @@ from client.keys import MasterKey
 from client.model_file import Model
 from client.origin import IDENTITY, Kind, Origin, SourceImage
 from client.result_stream import ServerCost, ServerResult
+from protocols.engines import MASKED
 from protocols.errors import IntegrityError
 from protocols.fixed_point import FRAC_BITS, decode
 from protocols.identifiers import PushId, Role
+from protocols.masked_plan import MaskedPlan
 from protocols.packing import PackingMode
 from protocols.prg import Prg, fresh_key
 from security.recorded_workers import Recording, WorkerView, record
 
 FALSE_ALARM: Final = 1e-6  # for all attempts of one evaluation together
-FOLD: Final = 2  # the shipped network works at half resolution: the first wire is the image's four phases, and the level
+FOLD: Final = (
+    2  # the shipped network works at half resolution: its first convolution reads the image's four phases, and the level
+)
 RING_DEVIATION: Final = 2.0**64 / math.sqrt(12)  # of a uniform ring element
 FAILURE: Final = 1 << 48  # what a failed division by 2^16 adds; one by 2^12 adds 2^52
 
 
 def mask_estimates(view: WorkerView) -> Int64[Tensor, " n"]:
-    """The peer's mask, up to the size of a pixel: `x - a_own - a_peer` was opened, and `a_own` is ours."""
-    return -view.opened(0) - view.own_mask(0).flatten()
+    """The peer's mask, up to the size of a pixel: the wire and both masks were opened, and one of those is ours."""
+    estimate = view.first_wire(view.own_mask()).flatten()
+    return estimate if isinstance(view.plan, MaskedPlan) else -estimate  # the CrypTen engine's masks are subtracted
 
 
 def rebuilt_with(view: WorkerView, peer_mask: Int64[Tensor, "c h w"]) -> Int64[Tensor, "h w"]:
     """The image, for whoever has both halves of the mask."""
-    wire = view.opened(0).view(peer_mask.shape) + view.own_mask(0) + peer_mask
-    return _unfolded(wire)
+    return _image(view.first_wire(view.own_mask(), peer_mask))
 
 
 def best_guesses(view: WorkerView) -> dict[str, Int64[Tensor, "h w"]]:
     """What a server can make of its own view: every sum of what it holds in which the image occurs."""
-    shape = view.own_mask(0).shape
+    shape = view.own_mask().shape
     return {
         "its share of the image": view.image_share[0],
-        "the opening with its own half of the mask": _unfolded(view.opened(0).view(shape) + view.own_mask(0)),
-        "the other's summand": _unfolded(view.received[0].view(shape)),
+        "the opening without its own half of the mask": _image(view.first_wire(view.own_mask())),
+        "the other's summand": _image(view.received[0][: shape.numel()].view(shape)),
     }
 
 
-def _unfolded(wire: Int64[Tensor, "c h w"]) -> Int64[Tensor, "h2 w2"]:
-    return functional.pixel_shuffle(wire[: FOLD**2], FOLD)[0]
+def _image(wire: Int64[Tensor, "c h w"]) -> Int64[Tensor, "h2 w2"]:
+    """The first wire as a picture: the image itself on the masked engine, its phases and the level on the CrypTen engine."""
+    return wire[0] if len(wire) == 1 else functional.pixel_shuffle(wire[: FOLD**2], FOLD)[0]
 
 
 def deviation(guess: Int64[Tensor, "h w"], truth: Float64[Tensor, "h w"]) -> float:
@@ -83,7 +88,7 @@ def edge_refuses(shares: dict[Role, Int64[Tensor, "1 h w"]]) -> bool:
     packed = pack_object(blank, MasterKey(fresh_key()), packing=PackingMode.KEYED, sigma=0.0)
     cost = ServerCost(0.0, 0.0, 0, 0, 0, 0, 0)
     push = PushId.fresh()
-    a, b = (ServerResult(role, cost, push, "crypten", shares[role], None) for role in Role)
+    a, b = (ServerResult(role, cost, push, MASKED, shares[role], None) for role in Role)
     try:
         reconstruct_result(a, b, packed.record, packed.record.keys, 0.0)
     except IntegrityError:
@@ -119,12 +124,46 @@ def injected_failures(
                 words[place] += FAILURE
             return words
 
-        shares = _output(record(model, image, sigma, key=fresh_key(), tamper=fail), tuple(image.shape))
+        engine = honest.dealt.plan.engine
+        shares = _output(record(model, image, sigma, key=fresh_key(), tamper=fail, engine=engine), tuple(image.shape))
         yield Injection(target, edge_refuses(shares), _damage(shares, right))
     share = reference[Role.A].clone()
     share.view(-1)[_place(share.numel())] += FAILURE
     shares = {Role.A: share, Role.B: reference[Role.B]}
-    yield Injection(len(honest.dealt.plan.correlations), edge_refuses(shares), _damage(shares, right))
+    yield Injection(honest.dealt.plan.rounds, edge_refuses(shares), _damage(shares, right))
+
+
+@dataclass(frozen=True)
+class Forced:
+    """One opening that was driven into the zone where truncation may fail, and what both workers did."""
+
+    opening: int
+    flags: tuple[int, ...]  # wires that A and B say are flagged
+    released: int  # output shares that left a worker
+
+    @property
+    def stopped(self) -> bool:
+        return self.released == 0 and len(set(self.flags)) == 1 and self.flags[0] > 0
+
+
+def forced_flags(
+    model: Model, image: Int64[Tensor, "1 h w"], sigma: int, honest: Recording, key: bytes, openings: Iterable[int]
+) -> Iterator[Forced]:
+    """The masked engine: one word of each of these openings moved to the ring's end. key: the honest run's: c is known."""
+    for target in openings:
+        opened = honest.views[Role.A].opened(target)
+        place = _place(opened.numel())
+        missing = torch.tensor(-(1 << 63)) - opened[place]
+
+        def force(
+            _receiver: Role, index: int, words: Tensor, at: int = target, place: int = place, by: Tensor = missing
+        ) -> Tensor:
+            if index == at:
+                words[place] += by
+            return words
+
+        run = record(model, image, sigma, key=key, tamper=force)
+        yield Forced(target, tuple(run.flags[role] for role in Role), len(run.output))
 
 
 def _output(recording: Recording, shape: tuple[int, ...]) -> dict[Role, Int64[Tensor, "1 h w"]]:

@@ -28,16 +28,19 @@ from torch import Tensor
 from client.images import read_image
 from client.model_file import load_model
 from darkroom.simulation import shipped_models
+from protocols.engines import MASKED
 from protocols.errors import ConfigurationError
 from protocols.fixed_point import decode, encode
 from protocols.identifiers import Role
 from protocols.prg import fresh_key
 from security.attack_ours import (
     FALSE_ALARM,
+    Forced,
     Injection,
     alarm_level,
     best_guesses,
     deviation,
+    forced_flags,
     injected_failures,
     level_words,
     mask_estimates,
@@ -143,21 +146,23 @@ def evaluate(setting: Setting) -> Evaluation:
     setting.tell("attacks: stock CrypTen under TFP and TTP")
     attacks, third = _attack_stock(image, window, setting.quick)
     setting.tell("attacks: our workers on the same image")
-    ours = record(model, encode(image)[None], level_words(LEVEL), key=fresh_key())
+    ours = record(model, encode(image)[None], level_words(LEVEL), key=fresh_key(), engine=setting.engine)
     setting.tell("attacks: truncation")
     counts = run_truncation(EXPONENTS, QUICK_ELEMENTS if setting.quick else FULL_ELEMENTS)
     expected = expected_failures(image) * (SHIPPED_SIDE / SIDE) ** 2 if setting.quick else expected_failures(None)
     small = encode(sample_image(SMALL))[None]
-    honest = record(model, small, level_words(LEVEL), key=fresh_key())
-    last = len(honest.dealt.plan.correlations) - 1
+    key = fresh_key()
+    honest = record(model, small, level_words(LEVEL), key=key, engine=setting.engine)
+    last = honest.dealt.plan.rounds - 1
     openings = (0, last // 2, last) if setting.quick else tuple(range(0, last, 4)) + (last,)
     injections = list(injected_failures(model, small, level_words(LEVEL), honest, openings))
+    forced = list(forced_flags(model, small, level_words(LEVEL), honest, key, openings[1:])) if setting.engine == MASKED else []
     searches = {role: search(mask_estimates(ours.views[role]), attacks_window(attacks, window)) for role in Role}
     checks = (
         _seed_check(attacks, third, searches, window),
         _rebuild_check(attacks, ours, image),
         _leak_check(ours, image),
-        _truncation_check(injections, counts),
+        _truncation_check(injections, forced, counts),
     )
     pictures = _pictures(setting.folder, image, attacks, ours)
     text = _text(attacks, third[1], counts, expected, setting.quick)
@@ -261,7 +266,7 @@ def _leak_check(ours: Recording, image: Float64[Tensor, "h w"]) -> Check:
     truth = encode(image)
     exact = {True: 0, False: 0}
     for role, view in ours.views.items():
-        mask = ours.views[role.peer].own_mask(0)
+        mask = ours.views[role.peer].own_mask()
         exact[True] += torch.equal(rebuilt_with(view, mask), truth)
         exact[False] += torch.equal(rebuilt_with(view, torch.zeros_like(mask)), truth)
     return Check(
@@ -274,19 +279,26 @@ def _leak_check(ours: Recording, image: Float64[Tensor, "h w"]) -> Check:
     )
 
 
-def _truncation_check(injections: Sequence[Injection], counts: Sequence[TruncationCount]) -> Check:
+def _truncation_check(injections: Sequence[Injection], forced: Sequence[Forced], counts: Sequence[TruncationCount]) -> Check:
     refused = [injection for injection in injections if injection.refused]
+    stopped = [force for force in forced if force.stopped]
+    flags = (
+        f". {len(stopped)} of {len(forced)} openings with a word at the ring's end, where truncation may fail, were flagged by"
+        " both workers, and no output share left either"
+    )
     failed = sum(count.failures for count in counts)
     figures = {f"failures_at_2^{count.exponent}": float(count.failures) for count in counts}
     figures |= {f"expected_at_2^{count.exponent}": count.expected for count in counts}
     return Check(
         "A truncation that fails does not pass for a result",
-        "the edge's range check; the failed element changes at least one pixel by more than the range",
+        "the edge's range check; the failed element changes at least one pixel by more than the range"
+        + ("; on the masked engine the flag, which comes before it" if forced else ""),
         Outcome(
-            len(refused) == len(injections),
+            len(refused) == len(injections) and len(stopped) == len(forced),
             f"{len(refused)} of {len(injections)} failures of 2^48, put on one element before opening"
             f" {', '.join(str(i.opening) for i in injections[:-1])} and on the output share, ended in IntegrityError"
-            f" (they damaged {min(i.damaged for i in injections)} to {max(i.damaged for i in injections)} pixels)",
+            f" (they damaged {min(i.damaged for i in injections)} to {max(i.damaged for i in injections)} pixels)"
+            + (flags if forced else ""),
             {"injected": float(len(injections)), "refused": float(len(refused))},
         ),
         "stock CrypTen 0.4.1 hands the result over",
@@ -314,7 +326,7 @@ def _pictures(
     for role, view in ours.views.items():
         guesses = best_guesses(view)
         seen = grey_words(guesses["the other's summand"])
-        guess = grey_words(guesses["the opening with its own half of the mask"])
+        guess = grey_words(guesses["the opening without its own half of the mask"])
         path = write_tiles(folder / f"ours_{role.value.lower()}.png", (grey(image, low, high), seen, guess))
         caption = f"Ours, server {role.value}: the image, what the other server sent, the best that can be made of it."
         pictures.append(Picture(path, caption))

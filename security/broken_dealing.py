@@ -1,13 +1,14 @@
 """Correlated randomness broken on purpose, for the twins of a check. Never run outside `security`.
 
-*Dropped*: a = b = 0 for every correlation, at dealer and workers alike, so the evaluation stays right and what is opened is the
-secret itself. *Reused*: the dealer derives the seeds of every session from one constant, so all sessions have one set of masks.
+*Dropped*: a = b = 0 for every correlation, and on the masked engine every stream of a mask zero, at dealer and workers alike:
+the evaluation stays right and what is opened is the secret itself. *Reused*: the dealer derives the seeds of every session from
+one constant, so all sessions have one set of masks.
 """
 
 import torch
 from torch import Tensor
 
-from protocols import dealing
+from protocols import dealing, masked_dealing
 from protocols.identifiers import MaterialId, Role
 from protocols.plan import AndTriple, Correlation, ProductTriple
 from protocols.prg import Prg, derive_key
@@ -18,6 +19,7 @@ def apply_fault(fault: Fault) -> None:
     """Break this process's dealing as the fault says; most faults do not concern it. Run by a twin's dealer and workers."""
     if fault is Fault.DROPPED:
         dealing._expand = _unmasked
+        masked_dealing.__dict__["Prg"] = _NoPrg
     elif fault is Fault.REUSED:
         dealing.session_seed = _constant_seed
 
@@ -27,6 +29,13 @@ def _unmasked(prg: Prg, index: int, item: Correlation) -> tuple[Tensor, Tensor |
     if isinstance(item, ProductTriple):
         return a, torch.zeros(item.b_shape, dtype=torch.int64)
     return a, torch.zeros_like(a) if isinstance(item, AndTriple) else None
+
+
+class _NoPrg(Prg):
+    """Zeros: with e = 0 and the inputs' masks zero, every r that the dealer solves for is zero."""
+
+    def words(self, label: int, kind: int, shape: tuple[int, ...]) -> Tensor:
+        return torch.zeros(shape, dtype=torch.int64)
 
 
 def _constant_seed(master: bytes, role: Role, material: MaterialId, context: bytes) -> bytes:

@@ -23,6 +23,7 @@ from client.model_file import Model, load_model
 from client.records import ObjectRecord
 from client.report import psnr_db
 from darkroom.simulation import Simulation, shipped_models, simulation
+from protocols.engines import CRYPTEN, MASKED
 from protocols.errors import BadInputError, MaterialReusedError
 from protocols.fixed_point import decode, encode_image
 from protocols.identifiers import Role
@@ -45,6 +46,7 @@ from security.collusion_text import (
     draw_panels,
     edge_text,
     keyed_text,
+    masked_edge_text,
     theft_text,
 )
 from security.edge_dealer import FILTERS, SESSIONS, SIDE, View
@@ -74,18 +76,20 @@ def evaluate(setting: Setting) -> Evaluation:
         with simulation(folder / "ours", tell=setting.tell, modules=edge_dealer.COLLUDING) as running:
             stores = _store_all(running, image, setting)
             setting.tell("edge and dealer: sessions with re-randomised output")
-            padded = edge_dealer.observe(running, weights, windows)
+            padded = edge_dealer.observe(running, weights, windows, CRYPTEN)
         with simulation(folder / "twin", tell=setting.tell, modules=edge_dealer.UNPADDED) as running:
             setting.tell("edge and dealer: sessions of the twin, output as it is")
-            bare = edge_dealer.observe(running, weights, windows)
+            bare = edge_dealer.observe(running, weights, windows, CRYPTEN)
+            masked = edge_dealer.observe(running, weights, windows, MASKED)
     rows, seen = _recover(stores, image, model, setting)
     weights_check, weights_words = _edge_with_dealer(padded, bare, weights, setting)
+    masked_check, masked_words = _edge_with_dealer_masked(masked, bare, weights)
     keyed_check, keyed_words = _keyed(stores, image, model, seen)
     return Evaluation(
         title="Collusion, measured",
         question="If parties do get together, what exactly do they have?",
-        checks=(keyed_check, _noise_is_as_assumed(stores, image), _nonces(stores, image), weights_check),
-        text="\n\n".join((theft_text(rows, image), keyed_words, weights_words, NONCE_TEXT)),
+        checks=(keyed_check, _noise_is_as_assumed(stores, image), _nonces(stores, image), weights_check, masked_check),
+        text="\n\n".join((theft_text(rows, image), keyed_words, weights_words, masked_words, NONCE_TEXT)),
         pictures=(draw_curve(rows, image, setting.folder), draw_panels(seen, image, setting.folder)),
     )
 
@@ -307,8 +311,8 @@ def _edge_with_dealer(
     ours, carry_bits = _attack(padded, weights, filters, True)
     broken, _ = _attack(bare, weights, filters, False)
     check = Check(
-        claim="Edge and dealer together get nothing from output shares but the released words: they cannot solve for weights,"
-        " and other weights with the same words explain all that they saw",
+        claim="CrypTen engine: edge and dealer together get nothing from output shares but the released words: they cannot"
+        " solve for weights, and other weights with the same words explain all that they saw",
         assumption="output shares are re-randomised under a key of A and B; both servers are honest; AES-256 is a PRF",
         ours=ours,
         twin="servers that release output shares as they are",
@@ -317,3 +321,30 @@ def _edge_with_dealer(
         " weights among the (usually 3,124) tried, were these independent",
     )
     return check, edge_text(carry_bits, int(ours.figures["explained_otherwise"]))
+
+
+def _edge_with_dealer_masked(masked: Sequence[View], bare: Sequence[View], weights: edge_dealer.Weights) -> tuple[Check, str]:
+    """Both runs are of servers that do not re-randomise: on the masked engine not even that tells more than the result."""
+    words = edge_dealer.predicted_words(masked)
+    every = len(masked) * len(Role) * FILTERS
+    tried, general = edge_dealer.try_masked_candidates(masked, weights), edge_dealer.try_candidates(bare, weights)
+
+    def outcome(found: edge_dealer.Candidates, computed: str, whole: bool) -> Outcome:
+        part = float(found.same_shares.double().mean())
+        measured = (
+            f"{computed}; of the weights with the same function on these images {part:.2%} explain all that was seen, to the"
+            f" last bit, for {found.explained_unpadded} of {FILTERS} filters"
+        )
+        return Outcome(whole and part == 1.0, measured, {"part": part, "filters": float(found.explained_unpadded)})
+
+    computed = f"{words} of {every} words of both servers' shares were computed from the result and the dealer's masks"
+    check = Check(
+        claim="Masked engine: what edge and dealer see of output shares, even without re-randomisation, is a function of the"
+        " result and the dealer's masks; the result depends on the weights through the wire before truncation alone",
+        assumption="none beyond honest servers: an identity, checked word for word",
+        ours=outcome(tried, computed, words == every),
+        twin="the CrypTen engine without re-randomisation, whose shares and carries depend on weights times masks",
+        broken=outcome(general, "the shares are not computed without weights", True),
+        error_rate="none: an exact comparison",
+    )
+    return check, masked_edge_text(len(tried.changes))

@@ -93,19 +93,36 @@ def keyed_text(recovered_db: float, blank_db: float) -> str:
 def edge_text(carry_bits: float, explained: int) -> str:
     """Edge and dealer, and where that argument ends."""
     return f"""\
-**Edge and dealer.** A network of {FILTERS} filters of 3x3 (one window, one output word each) was pushed to live servers; the
-edge ran {SESSIONS} sessions and kept both result shares apart, and the dealer wrote down every seed. Without re-randomisation
-lattice reduction finds weights exactly, from server B's shares alone. With it, an output share is hidden under a full pad; edge
-and dealer are left with the *sum* of the shares, {SESSIONS} equations for nine unknowns a filter, and for {explained} of
-{FILTERS} filters we exhibit other weights (with another pad, as likely as the true one) that give every word that they saw.
+**Edge and dealer, CrypTen engine.** A network of {FILTERS} filters of 3x3 (one window, one output word each) was pushed to live
+servers; the edge ran {SESSIONS} sessions and kept both result shares apart, and the dealer wrote down every seed. Without
+re-randomisation lattice reduction finds weights exactly, from server B's shares alone. With it, an output share is hidden under
+a full pad; edge and dealer are left with the *sum* of the shares, {SESSIONS} equations for nine unknowns a filter, and for
+{explained} of {FILTERS} filters we exhibit other weights (with another pad, as likely as the true one) that give every word
+that they saw.
 
 *Where the argument ends.* First, the result itself says something about the weights, and many results say more: extraction by
 queries is out of scope. Second, the released words include the last-place carries of CrypTen's truncation, and these depend on
 masks that the dealer knows. Of all weights with the same function on these images, a part of 2^-{carry_bits:.1f} (geometric mean)
 also gives the same carries in {SESSIONS} sessions: so edge and dealer learn about {carry_bits:.1f} bits per filter *beyond* the
 rounded result, and more with more sessions. A guess of the weights can be tested that way, and we know of no proof that it cannot
-be turned into more. A truncation whose carry depends on the wire alone, not on single weights (DESIGN section 6), would leave
+be turned into more. A truncation whose carry depends on the wire alone, not on single weights (DESIGN section 6), leaves
 no more than further bits of the result itself; the CrypTen engine's local truncation is not of that kind."""
+
+
+def masked_edge_text(candidates: int) -> str:
+    """The same on the masked engine, and what is left there."""
+    return f"""\
+**Edge and dealer, masked engine.** A server's share of a wire is D - l_A, or -l_B, with D = result + l public to both servers.
+The dealer knows l_A and l_B, so both shares can be computed from the result: {SESSIONS} sessions on servers that did *not*
+re-randomise gave no word that was not. There is no sum of masks and weights in them for lattice reduction to solve. Servers
+re-randomise on this engine too, so that it does not rest on this argument (and for the CrypTen engine, which needs it).
+
+*Where the argument ends.* A carry is [(y mod 2^f) + (r mod 2^f) >= 2^f], and the dealer knows r: edge and dealer see not the
+rounded wire but whether it lies above a threshold that they know, a new one each session. So repeated sessions on one image tell
+further bits of y, the exact value before rounding, and, through all layers, of the network's value under known rounding.
+That is more of the *result*, as finer output would be: all {candidates} other sets of weights with the same y gave the same
+words. It is an argument for honest servers and a dealer that deals right. A dealer that deals wrong masks makes servers compute
+something else, and then the edge learns that result: the weights fall to such queries, as they would to many honest ones."""
 
 
 NONCE_TEXT: Final = """\

@@ -21,8 +21,10 @@ from client import edge
 from client.edge import Denoised
 from client.model_file import Model
 from client.records import ObjectRecord
+from protocols.engines import session_plan
 from protocols.errors import IntegrityError
 from protocols.fixed_point import FRAC_BITS
+from protocols.masked_plan import MaskedPlan, WireItem
 from protocols.network import Conv, Gate, Network
 from security.evaluation import Check, Evaluation, Outcome, Setting
 from security.live import Site, live_site
@@ -34,7 +36,7 @@ from security.structure import difference, structure
 SIDE: Final = 8
 POSITION: Final = 27  # of the pixel that is attacked: row 3, column 3
 SECRET: Final = 0.640625  # its value
-GATE: Final = 1  # openings of the probed network: the gate's factors,
+GATE: Final = 1  # openings of the probed network, on either engine: the gate's factors,
 LAST: Final = 2  # and the last convolution's input
 BITS: Final = 8  # of the pixel, by bisection
 QUIET_SECONDS: Final = 1.0  # after a session: would the edge come back?
@@ -55,7 +57,8 @@ def evaluate(setting: Setting) -> Evaluation:
     image = torch.full((SIDE, SIDE), 0.25, dtype=torch.float64)
     image.view(-1)[POSITION] = SECRET
     with tempfile.TemporaryDirectory() as folder:
-        with live_site(Stage(Path(folder), Fault.DEVIATING, forked=True), probed_model(), tell=setting.tell) as site:
+        stage = Stage(Path(folder), Fault.DEVIATING, forked=True)
+        with live_site(stage, probed_model(), tell=setting.tell, engine=setting.engine) as site:
             record = site.store(image)
             honest = _session(site, record, LAST, 0.0, quiet=QUIET_SECONDS)
             if honest.result is None:
@@ -95,7 +98,7 @@ def _session(site: Site, record: ObjectRecord, index: int, error: float, *, retr
     retry: the edge is a script that runs again when the result is refused, which the shipped edge never does. quiet: seconds that
     the recording goes on after the edge has its answer.
     """
-    deviation = {"index": index, "position": POSITION, "error": round(error * (1 << FRAC_BITS))}
+    deviation = {"index": index, "position": POSITION, "error": round(error * (1 << (FRAC_BITS + _shift(site, index))))}
     (site.stage.folder / DEVIATION_FILE).write_text(json.dumps(deviation))
     start = site.positions()
     result: Denoised | None = None
@@ -109,6 +112,13 @@ def _session(site: Site, record: ObjectRecord, index: int, error: float, *, retr
                 pass
     time.sleep(quiet)
     return Seen(result, site.since(start))
+
+
+def _shift(site: Site, index: int) -> int:
+    """How far an opened wire is truncated afterwards: on the masked engine an error enters before that."""
+    plan = session_plan(site.engine, site.model.network, SIDE, SIDE)
+    item = plan.levels[index].items[0] if isinstance(plan, MaskedPlan) else None
+    return item.shift if isinstance(item, WireItem) else 0
 
 
 def _sweep(site: Site, record: ObjectRecord, honest: Tensor) -> dict[float, tuple[bool, float]]:

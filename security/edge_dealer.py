@@ -42,10 +42,14 @@ from proto import darkroom_pb2 as pb
 from proto.status import calling
 from protocols import dealing, ring
 from protocols.dealing import PartyMaterial, Stream
+from protocols.engines import SessionPlan, session_plan
 from protocols.fixed_point import encode_image
 from protocols.identifiers import Role
+from protocols.masked_dealing import Stream as MaskStream
+from protocols.masked_dealing import dealt_corrections
+from protocols.masked_plan import ConvItem, MaskedPlan
 from protocols.network import Conv, Network, PixelShuffle
-from protocols.plan import Plan, WeightTriple, plan_for
+from protocols.plan import Plan, WeightTriple
 from protocols.prg import Prg, fresh_key
 from security.telling_dealer import FILE as TOLD_FILE
 
@@ -80,7 +84,7 @@ def random_weights() -> Weights:
 class View:
     """What edge and dealer together hold of one session: image, masks, result shares. No weights."""
 
-    plan: Plan
+    plan: SessionPlan
     image: Int64[Tensor, "1 8 8"] = field(repr=False)
     seeds: dict[Role, bytes] = field(repr=False)  # session material
     push_seeds: dict[Role, bytes] = field(repr=False)  # weight masks
@@ -97,14 +101,14 @@ class View:
 
     def image_mask(self, role: Role) -> Int64[Tensor, "1 8 8"]:
         """One server's share of the image mask a."""
-        return PartyMaterial(role, self.plan, self.seeds[role]).a_share(0)
+        return PartyMaterial(role, _crypten(self.plan), self.seeds[role]).a_share(0)
 
     def product_share(self, role: Role) -> Int64[Tensor, "64 1 1"]:
         """One server's share of c = a * b: A's from its seed, B's the correction that the dealer solved for."""
         if role is Role.A:
             return Prg(self.seeds[Role.A]).words(0, Stream.C, (FILTERS, 1, 1))
         masks = {"filters.weight": self.mask(Role.A) + self.mask(Role.B)}
-        return next(dealing.corrections(self.plan, self.seeds[Role.A], self.seeds[Role.B], masks))[1]
+        return next(dealing.corrections(_crypten(self.plan), self.seeds[Role.A], self.seeds[Role.B], masks))[1]
 
     def coefficients(self, role: Role) -> Int64[Tensor, " 9"]:
         """What each weight of a filter is multiplied by in this server's share: a_B for B, and a_A + eps = x - a_B for A."""
@@ -127,14 +131,20 @@ def truncated(words: Tensor) -> Tensor:
     return torch.div(words, 1 << FRAC, rounding_mode="trunc")
 
 
-def _geometry(plan: Plan) -> ring.ConvGeometry:
-    item = plan.correlations[0]
+def _crypten(plan: SessionPlan) -> Plan:
+    if not isinstance(plan, Plan):
+        raise TypeError("this part of the algebra is the CrypTen engine's")
+    return plan
+
+
+def _geometry(plan: SessionPlan) -> ring.ConvGeometry:
+    item = _crypten(plan).correlations[0]
     if not isinstance(item, WeightTriple):
         raise TypeError("the small network starts with a convolution")
     return item.geometry
 
 
-def observe(running: Simulation, weights: Weights, images: Sequence[Tensor]) -> list[View]:
+def observe(running: Simulation, weights: Weights, images: Sequence[Tensor], engine: str) -> list[View]:
     """Push the model, then one session for each image: what the edge receives and what the dealer tells. Live."""
     config = load_config(running.hospital_file)
     network = small_network()
@@ -144,7 +154,7 @@ def observe(running: Simulation, weights: Weights, images: Sequence[Tensor]) -> 
     for pixels in images:
         source = SourceImage(pixels, Origin(Kind.NPY, IDENTITY, 64, "window.npy", None))
         record = acquisition.store(config, source, sigma=0.0)
-        received.append(_open(config, record, model.name))
+        received.append(_open(config, record, model.name, engine))
         acquisition.delete(config, record.object_id)
     told = [json.loads(line) for line in (running.site.folder("dealer") / TOLD_FILE).read_text().splitlines()]
     push_seeds = {Role(entry["role"]): bytes.fromhex(entry["seed"]) for entry in told if entry["kind"] == "push"}
@@ -152,16 +162,16 @@ def observe(running: Simulation, weights: Weights, images: Sequence[Tensor]) -> 
     for entry in told:
         if entry["kind"] == "session":
             sessions.setdefault(entry["id"], {})[Role(entry["role"])] = bytes.fromhex(entry["seed"])
-    plan = plan_for(network, SIDE, SIDE)
+    plan = session_plan(engine, network, SIDE, SIDE)
     return [
         View(plan, encode_image(pixels).unsqueeze(0), seeds, push_seeds, shares)
-        for pixels, seeds, shares in zip(images, sessions.values(), received, strict=True)
+        for pixels, seeds, shares in zip(images, list(sessions.values())[-len(images) :], received, strict=True)
     ]
 
 
-def _open(config: HospitalConfig, record: ObjectRecord, model: str) -> dict[Role, Int64[Tensor, " 64"]]:
+def _open(config: HospitalConfig, record: ObjectRecord, model: str, engine: str) -> dict[Role, Int64[Tensor, " 64"]]:
     """The edge's window, keeping the two result shares apart."""
-    requests = edge.denoise_requests(record, record.keys, model, record.sigma)
+    requests = edge.denoise_requests(record, record.keys, model, record.sigma, engine)
     calls: list[Any] = []
 
     def read(connection: Connection, request: pb.DenoiseRequest) -> Tensor:
@@ -269,4 +279,59 @@ def try_candidates(views: Sequence[View], weights: Weights) -> Candidates:
             own[role] = truncated(view.share_for(role, weights, truncate=False) + shift)
         same_result &= own[Role.A] + own[Role.B] == view.result
         same_shares &= (own[Role.A] == view.shares[Role.A]) & (own[Role.B] == view.shares[Role.B])
+    return Candidates(same_result, same_shares, changes)
+
+
+# --- the masked engine ---
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedMasks:
+    """What the dealer knows of one session on the masked engine: r of the one truncated wire, and the shares of r >> f."""
+
+    full: Int64[Tensor, "64 1 1"] = field(repr=False)
+    shares: dict[Role, Int64[Tensor, " 64"]] = field(repr=False)
+
+    @classmethod
+    def of(cls, view: View) -> "MaskedMasks":
+        plan = view.plan
+        item = plan.wires["filters"] if isinstance(plan, MaskedPlan) else None
+        if not isinstance(plan, MaskedPlan) or not isinstance(item, ConvItem):
+            raise TypeError("this part of the algebra is the masked engine's")
+        prgs = {role: Prg(view.seeds[role]) for role in Role}
+        image = plan.wires["image"]
+        source = sum((prg.words(image.number, MaskStream.OPENING, image.shape) for prg in prgs.values()), torch.tensor(0))
+        e = sum((prg.words(item.number, MaskStream.OPENING, item.shape) for prg in prgs.values()), torch.tensor(0))
+        weight_mask = view.mask(Role.A) + view.mask(Role.B)
+        (to_b,) = dealt_corrections(plan, view.seeds[Role.A], view.seeds[Role.B], {"filters.weight": weight_mask})
+        shares = {Role.A: prgs[Role.A].words(item.number, MaskStream.DEALT, item.shape).flatten(), Role.B: to_b.flatten()}
+        return cls(e + ring.conv2d(source, weight_mask, item.geometry), shares)
+
+
+def predicted_shares(view: View) -> dict[Role, Int64[Tensor, " 64"]]:
+    """Both servers' output shares before re-randomisation, from the result and the dealer's masks. No weights.
+
+    A holds D - l_A, B -l_B, with D = result + l. So what edge and dealer see of the shares they can compute from the result.
+    """
+    masks = MaskedMasks.of(view).shares
+    public = view.result + masks[Role.A] + masks[Role.B]
+    return {Role.A: public - masks[Role.A], Role.B: -masks[Role.B]}
+
+
+def predicted_words(views: Sequence[View]) -> int:
+    """How many words of the shares that were seen are as predicted."""
+    return sum(int((predicted_shares(view)[role] == view.shares[role]).sum()) for view in views for role in Role)
+
+
+def try_masked_candidates(views: Sequence[View], weights: Weights) -> Candidates:
+    """As `try_candidates`: other weights with the same function on these images, against every word that edge and dealer saw."""
+    changes = null_changes(views)
+    same_result = torch.ones(len(changes), FILTERS, dtype=torch.bool)
+    same_shares = same_result.clone()
+    for view in views:
+        full, predicted = MaskedMasks.of(view).full.flatten(), predicted_shares(view)
+        window = view.image[0, :KERNEL, :KERNEL].flatten()
+        wires = weights.view(FILTERS, WEIGHTS) @ window + (changes @ window).unsqueeze(1)
+        same_result &= ((wires + full) >> FRAC) - (full >> FRAC) == view.result
+        same_shares &= same_result & (predicted[Role.A] == view.shares[Role.A]) & (predicted[Role.B] == view.shares[Role.B])
     return Candidates(same_result, same_shares, changes)

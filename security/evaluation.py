@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from protocols.engines import MASKED
+
 Tell = Callable[[str], None]
 
 
@@ -68,3 +70,4 @@ class Setting:
     quick: bool
     folder: Path
     tell: Tell
+    engine: str = MASKED  # of protocols.engines.ENGINES: what the live servers and workers run

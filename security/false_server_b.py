@@ -17,10 +17,10 @@ from darkroom.simulation import Simulation
 from proto import darkroom_pb2 as pb
 from proto import darkroom_pb2_grpc as rpc
 from proto.transport import open_channel
+from protocols.engines import session_plan
 from protocols.errors import RemoteProtocolError
 from protocols.identifiers import BootId, Role, SessionId
 from protocols.network import Network
-from protocols.plan import plan_for
 from protocols.prg import fresh_key
 from security.site_access import identity, peer
 from server.order import order_digest
@@ -30,7 +30,7 @@ SIGMA_SHARE: Final = 6554  # 0.1 at 16 fractional bits; which level it is does n
 
 
 def denoise_request(
-    record: ObjectRecord, role: Role, session: SessionId, model: str, *, sigma_share: int = SIGMA_SHARE
+    record: ObjectRecord, role: Role, session: SessionId, model: str, *, sigma_share: int = SIGMA_SHARE, engine: str = ""
 ) -> pb.DenoiseRequest:
     """What the edge sends to one server."""
     return pb.DenoiseRequest(
@@ -40,16 +40,17 @@ def denoise_request(
         grant=record.grant,
         noise_key=record.keys.of(role),
         sigma_share=sigma_share,
+        engine=engine,
     )
 
 
 class FalseServerB:
     """One session's stream to server A, and B's line to the dealer."""
 
-    def __init__(self, cluster: Simulation, session: SessionId, network: Network) -> None:
+    def __init__(self, cluster: Simulation, session: SessionId, network: Network, engine: str = "") -> None:
         self.session = session
         self.boot = BootId.fresh()
-        self._network = network
+        self._network, self._engine = network, engine
         self._channel = open_channel(identity(cluster, "server-b"), peer(cluster, "server-a"))
         self._dealer = open_channel(identity(cluster, "server-b"), peer(cluster, "dealer"))
         self._condition = threading.Condition()
@@ -105,7 +106,7 @@ class FalseServerB:
             "boot_a": order.boot_a,
             "boot_b": order.boot_b,
         } | changes
-        digest = plan_for(self._network, height, width).digest
+        digest = session_plan(self._engine, self._network, height, width).digest
         claim = pb.ClaimMaterialRequest(plan_digest=digest, **terms)
         return list(rpc.DealerStub(self._dealer).ClaimMaterial(claim, timeout=CALL_SECONDS))
 

@@ -69,7 +69,7 @@ class Found:
     patterns: int
 
 
-def search_installation(stage: Stage, *, packings: Sequence[str], careless_client: bool, tell: Tell) -> Found:
+def search_installation(stage: Stage, *, packings: Sequence[str], careless_client: bool, tell: Tell, engine: str) -> Found:
     """Store and denoise a canary image by the command line, once per packing, and search.
 
     careless_client: a client stores the image's plain words at server B too; the hospital's code runs in this process. A twin.
@@ -81,7 +81,7 @@ def search_installation(stage: Stage, *, packings: Sequence[str], careless_clien
         temporary = root / "tmp"
         temporary.mkdir()
         with _environment(DARKROOM_LOG="DEBUG", TMPDIR=str(temporary)), watched_processes() as processes:
-            with live_site(stage, small_model(), tell=tell) as site:
+            with live_site(stage, small_model(), tell=tell, engine=engine) as site:
                 printed: dict[str, bytes] = {}
                 canaries: list[Canaries] = []
                 for packing in () if careless_client else packings:

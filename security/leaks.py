@@ -9,7 +9,7 @@ from typing import Final
 
 import torch
 
-from security.evaluation import Check, Evaluation, Outcome, Setting, Tell
+from security.evaluation import Check, Evaluation, Outcome, Setting
 from security.leak_search import NAMED, Found, search_installation
 from security.live import flat_image, live_site, phantom_image, small_model
 from security.secret_types import KEY, CarelessKey, bearers, canary_needles, shown, tried
@@ -40,22 +40,24 @@ TWINS: Final = {
 def evaluate(setting: Setting) -> Evaluation:
     """Item 7 of the security evaluation. Run by whoever reviews."""
     packings = QUICK_PACKINGS if setting.quick else PACKINGS
-    found = _installation(Fault.NONE, packings, setting.tell)
-    careless = _installation(Fault.CARELESS, ("keyed",), setting.tell)
+    found = _installation(Fault.NONE, packings, setting)
+    careless = _installation(Fault.CARELESS, ("keyed",), setting)
     checks = [_search_check(place, found, careless) for place in NAMED if place in TWINS]
     return Evaluation(
         title="Nothing leaks sideways",
         question="Are pixels, headers, keys or weights in any file, log, message or process where they do not belong?",
-        checks=(*checks, _work_check(setting.tell), _types_check()),
+        checks=(*checks, _work_check(setting), _types_check()),
         text=_text(found, packings),
     )
 
 
-def _installation(fault: Fault, packings: tuple[str, ...], tell: Tell) -> Found:
+def _installation(fault: Fault, packings: tuple[str, ...], setting: Setting) -> Found:
     with tempfile.TemporaryDirectory() as folder:
         stage = Stage(Path(folder), fault, forked=fault is Fault.CARELESS)  # ours runs the shipped workers, freshly started
-        found = search_installation(stage, packings=packings, careless_client=fault is Fault.CARELESS, tell=tell)
-    tell(f"searched {sum(found.searched.values()) / 1e6:.1f} MB, {fault.value}")
+        found = search_installation(
+            stage, packings=packings, careless_client=fault is Fault.CARELESS, tell=setting.tell, engine=setting.engine
+        )
+    setting.tell(f"searched {sum(found.searched.values()) / 1e6:.1f} MB, {fault.value}")
     return found
 
 
@@ -79,12 +81,12 @@ def _search_check(place: str, found: Found, careless: Found) -> Check:
     )
 
 
-def _work(images: list[torch.Tensor], tell: Tell) -> list[tuple[str, Structure]]:
+def _work(images: list[torch.Tensor], setting: Setting) -> list[tuple[str, Structure]]:
     """What each session cost at both servers: tensor operations with all shapes, in order; and the structure of all messages."""
     out = []
     with tempfile.TemporaryDirectory() as folder:
         stage = Stage(Path(folder), forked=True, counted=True)
-        with live_site(stage, small_model(), tell=tell) as site:
+        with live_site(stage, small_model(), tell=setting.tell, engine=setting.engine) as site:
             for image in images:
                 counts = stage.folder / COUNTS_FILE
                 counts.unlink(missing_ok=True)
@@ -98,10 +100,10 @@ def _both_counts(path: Path) -> str:
     return "; ".join(sorted(path.read_text().splitlines()))
 
 
-def _work_check(tell: Tell) -> Check:
+def _work_check(setting: Setting) -> Check:
     noise = torch.rand(SIDE, SIDE, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     images = [flat_image(SIDE), torch.zeros_like(noise), noise, phantom_image(SIDE)]
-    work = _work([*images, crop(images[0]), crop(images[3])], tell)
+    work = _work([*images, crop(images[0]), crop(images[3])], setting)
     ours, cropped = _work_outcome(work[: len(images)]), _work_outcome(work[len(images) :])
     return Check(
         claim="Neither the operations of the servers nor the bytes they send depend on the pixels",

@@ -21,6 +21,7 @@ from client.model_owner import push_model
 from client.origin import IDENTITY, Kind, Origin, SourceImage
 from client.records import ObjectRecord
 from darkroom.simulation import Simulation, simulation
+from protocols.engines import MASKED
 from protocols.network import Add, Concat, Conv, Gate, Network, PixelShuffle, PixelUnshuffle, Relu, SigmaMap
 from security.evaluation import Tell
 from security.recording import Entry, read_entries
@@ -45,6 +46,7 @@ class Site:
     stage: Stage
     config: HospitalConfig
     model: Model
+    engine: str = MASKED
 
     def positions(self) -> dict[str, int]:
         """Where the recordings end now."""
@@ -61,7 +63,7 @@ class Site:
 
     def denoise(self, record: ObjectRecord) -> Denoised:
         """Open a window, as the edge does."""
-        return edge.denoise(self.config, record.object_id, model=self.model.name)
+        return edge.denoise(self.config, record.object_id, model=self.model.name, engine=self.engine)
 
     def session(self, pixels: Float64[Tensor, "h w"]) -> dict[str, list[Entry]]:
         """Store, denoise, delete; what every party saw of it."""
@@ -78,14 +80,14 @@ def source(pixels: Float64[Tensor, "h w"]) -> SourceImage:
 
 
 @contextmanager
-def live_site(stage: Stage, model: Model, *, tell: Tell) -> Generator[Site]:
+def live_site(stage: Stage, model: Model, *, tell: Tell, engine: str = MASKED) -> Generator[Site]:
     """Start recorded parties and push the model; everything is gone at the end of the block, except the recordings."""
     with tempfile.TemporaryDirectory() as folder, stage.set_for_children():
         with simulation(Path(folder) / "site", tell=lambda _: None, modules=MODULES) as running:
             config = load_config(running.hospital_file)
             push_model(config, model)
-            tell(f"live parties, {stage.fault.value}: ready")
-            yield Site(running, stage, config, model)
+            tell(f"live parties, {engine} engine, {stage.fault.value}: ready")
+            yield Site(running, stage, config, model, engine)
 
 
 def flat_image(side: int) -> Float64[Tensor, "h w"]:
@@ -99,7 +101,7 @@ def phantom_image(side: int) -> Float64[Tensor, "h w"]:
 
 
 def small_model(seed: int = 5) -> Model:
-    """A small gated network with a ReLU, so that every kind of correlation is dealt; no weight is zero."""
+    """A small gated network with a ReLU, on which an engine makes every kind of opening that it has; no weight is zero."""
     network = Network(
         (
             PixelUnshuffle("half", "image", 2),

@@ -17,6 +17,7 @@ from typing import Any, Final
 from markdown_it import MarkdownIt
 
 from client.files import replacing
+from protocols.engines import CRYPTEN, MASKED
 from security.evaluation import Check, Evaluation, Outcome
 
 MARKDOWN: Final = "report.md"
@@ -31,11 +32,20 @@ LIMITS: Final = """\
   they would see the faults that they were built for, not every fault.
 - All parties ran on one machine, over loopback, on one version of everything. Time as a side channel, power, memory after a
   crash and the operating system were not examined; nor were denial of service and extraction of a model by many queries.
-- What is evaluated is the CrypTen engine (`--engine crypten`): its local truncation fails silently with a small probability,
-  and its last-place carries are part of the result.
+{engine}
 - Error rates are for an honest system, for one run of one check. They rest on the laws that each check names; where a law was
   sampled or holds for large samples only, the check says so.
 - Written and run by the project itself: this is no audit by others."""
+
+ENGINE_LIMITS: Final[Mapping[str, str]] = {
+    MASKED: """\
+- What is evaluated is the masked engine, on which every network runs that has no comparison. Beyond the bounds that a model
+  states for its wires its truncation is wrong without a word; within them it is exact or flagged. Edge and dealer
+  are shown on both engines; `python -m security --engine crypten` evaluates everything else of the CrypTen engine.""",
+    CRYPTEN: """\
+- What is evaluated is the CrypTen engine (`--engine crypten`): its local truncation fails silently with a small probability,
+  and its last-place carries are part of the result.""",
+}
 
 INTRODUCTION: Final = """\
 Each claim is tested on Darkroom, and then on a *broken twin* that has lost the property. A check passes only if Darkroom keeps
@@ -77,6 +87,7 @@ class Report:
     date: str
     quick: bool
     folder: Path = field(repr=False)  # where the page stands; pictures are named relative to it
+    engine: str = MASKED  # what the servers ran
 
     @property
     def checks(self) -> list[tuple[Section, Check]]:
@@ -132,12 +143,13 @@ def verdict(report: Report) -> str:
 
 def to_markdown(report: Report) -> str:
     """The page."""
-    command = "python -m security --quick" if report.quick else "python -m security"
+    options = ["--quick"] * report.quick + [f"--engine {report.engine}"] * (report.engine != MASKED)
+    command = " ".join(["python -m security", *options])
     parts = [
         "# Security evaluation",
         f"**Verdict: {verdict(report)}**",
         _failures(report),
-        f"{report.date}. {'Quick' if report.quick else 'Full'} form: `{command}`. "
+        f"{report.date}. {'Quick' if report.quick else 'Full'} form: `{command}`. Engine: {report.engine}. "
         + ", ".join(f"{name} {version}" for name, version in report.versions.items())
         + ".",
         INTRODUCTION,
@@ -145,7 +157,7 @@ def to_markdown(report: Report) -> str:
         _claims(report),
         *(_section(report, section) for section in report.sections),
         "## What this does not show",
-        LIMITS,
+        LIMITS.format(engine=ENGINE_LIMITS[report.engine]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -228,6 +240,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "verdict": verdict(report),
         "date": report.date,
         "quick": report.quick,
+        "engine": report.engine,
         "versions": dict(report.versions),
         "planned": list(report.planned),
         "evaluations": [_section_json(report, section) for section in report.sections],

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -23,11 +23,15 @@ from client.model_file import Model
 from proto import darkroom_pb2 as pb
 from protocols import dealing, ring, sharing
 from protocols.dealing import PartyMaterial
+from protocols.engines import MASKED, SessionPlan, session_plan
 from protocols.errors import PeerUnavailableError
 from protocols.fixed_point import FRAC_BITS, encode
 from protocols.identifiers import MaterialId, PushId, Role
-from protocols.plan import Plan, masked_weights, plan_for
-from protocols.prg import derive_key, fresh_key
+from protocols.masked_dealing import Stream, dealt_corrections
+from protocols.masked_plan import MaskedPlan
+from protocols.network import IMAGE_WIRE
+from protocols.plan import masked_weights
+from protocols.prg import Prg, derive_key, fresh_key
 from server.pipe import Kind, Pipe
 
 READY_SECONDS: Final = 120.0
@@ -53,7 +57,7 @@ def encoded_weights(model: Model) -> dict[str, Int64[Tensor, "..."]]:
 class Dealt:
     """What a dealer with this key hands out for one push and one evaluation."""
 
-    plan: Plan
+    plan: SessionPlan
     material: MaterialId
     key: bytes = field(repr=False)
     push_seeds: Mapping[Role, bytes] = field(repr=False)
@@ -61,9 +65,9 @@ class Dealt:
     masks: Mapping[str, Tensor] = field(repr=False)
 
     @classmethod
-    def under(cls, key: bytes, model: Model, height: int, width: int) -> "Dealt":
+    def under(cls, key: bytes, model: Model, height: int, width: int, engine: str = MASKED) -> "Dealt":
         """The same key, network and size: the same material."""
-        plan = plan_for(model.network, height, width)
+        plan = session_plan(engine, model.network, height, width)
         push, material = PushId(derive_key(key, b"push").hex()[:32]), MaterialId(derive_key(key, b"material").hex()[:32])
         push_seeds = {role: dealing.push_seed(key, role, push, model.network.digest) for role in Role}
         seeds = {role: dealing.session_seed(key, role, material, b"recorded") for role in Role}
@@ -79,7 +83,7 @@ class WorkerView:
     """What one server holds and receives in one evaluation: its own seeds and share, and the peer's openings."""
 
     role: Role
-    plan: Plan
+    plan: SessionPlan
     material_seed: bytes = field(repr=False)
     push_seed: bytes = field(repr=False)
     image_share: Tensor = field(repr=False)
@@ -91,9 +95,21 @@ class WorkerView:
         """The opening as this server computed it."""
         return self.sent[index] + self.received[index]
 
-    def own_mask(self, index: int) -> Int64[Tensor, "..."]:
-        """This server's share of the mask of opening `index`."""
-        return PartyMaterial(self.role, self.plan, self.material_seed).a_share(index)
+    def own_mask(self) -> Int64[Tensor, "..."]:
+        """This server's share of the mask of opening 0's first wire, as it is put on: the wire plus both shares is opened.
+
+        On the masked engine that is the image, on the CrypTen engine what the first convolution reads.
+        """
+        if isinstance(self.plan, MaskedPlan):
+            item = self.plan.wires[IMAGE_WIRE]
+            return Prg(self.material_seed).words(item.number, Stream.OPENING, item.shape)
+        return -PartyMaterial(self.role, self.plan, self.material_seed).a_share(0)
+
+    def first_wire(self, *masks: Tensor) -> Int64[Tensor, "c h w"]:
+        """Opening 0's first wire, without the masks that are given."""
+        shape = self.own_mask().shape
+        opened = self.opened(0)[: shape.numel()].view(shape)
+        return opened - sum(masks, torch.tensor(0))
 
 
 @dataclass(eq=False)
@@ -104,15 +120,24 @@ class Recording:
     views: dict[Role, WorkerView]
     output: dict[Role, Tensor] = field(default_factory=dict, repr=False)
     failures: dict[Role, str] = field(default_factory=dict)
+    flags: dict[Role, int] = field(default_factory=dict)  # wires with a flagged truncation; then there is no output
 
 
-def record(model: Model, image: Int64[Tensor, "1 h w"], sigma: int, *, key: bytes, tamper: Tamper = untouched) -> Recording:
+def record(
+    model: Model,
+    image: Int64[Tensor, "1 h w"],
+    sigma: int,
+    *,
+    key: bytes,
+    tamper: Tamper = untouched,
+    engine: str = MASKED,
+) -> Recording:
     """Deal under `key`, share the image freshly, evaluate, record. image, sigma: FRAC_BITS fractional bits.
 
-    Raises PeerUnavailableError: a worker gave no result.
+    Raises PeerUnavailableError: a worker gave no result, though no truncation was flagged.
     """
     height, width = image.shape[1:]
-    dealt = Dealt.under(key, model, height, width)
+    dealt = Dealt.under(key, model, height, width, engine)
     pair = sharing.share(image)
     shares = {Role.A: sharing.expand_seed(pair.seed, tuple(image.shape)), Role.B: pair.words}
     views = {role: WorkerView(role, dealt.plan, dealt.seeds[role], dealt.push_seeds[role], shares[role]) for role in Role}
@@ -122,7 +147,7 @@ def record(model: Model, image: Int64[Tensor, "1 h w"], sigma: int, *, key: byte
         jobs = _jobs(model, dealt, pair, sigma, (height, width))
         for role, (_, pipe) in workers.items():
             pipe.send(Kind.JOB, jobs[role].SerializeToString())
-        for index, words in dealing.corrections(dealt.plan, dealt.seeds[Role.A], dealt.seeds[Role.B], dict(dealt.masks)):
+        for index, words in _corrections(dealt):
             views[Role.B].corrections.append(words)
             workers[Role.B][1].send(Kind.CORRECTION, ring.to_bytes(words), index)
         pipes = {role: pipe for role, (_, pipe) in workers.items()}
@@ -142,9 +167,17 @@ def record(model: Model, image: Int64[Tensor, "1 h w"], sigma: int, *, key: byte
             pipe.close()
             process.kill()
             process.wait()
-    if set(recording.output) != set(Role):
+    if set(recording.output) != set(Role) and not all(recording.flags.get(role) for role in Role):
         raise PeerUnavailableError(f"a recorded evaluation gave no result: {recording.failures}")
     return recording
+
+
+def _corrections(dealt: Dealt) -> Iterator[tuple[int, Tensor]]:
+    """As the dealer sends them to B."""
+    seeds = dealt.seeds[Role.A], dealt.seeds[Role.B]
+    if isinstance(dealt.plan, MaskedPlan):
+        return enumerate(dealt_corrections(dealt.plan, *seeds, dealt.masks))
+    return dealing.corrections(dealt.plan, *seeds, dict(dealt.masks))
 
 
 def _start_worker() -> tuple["subprocess.Popen[bytes]", Pipe]:
@@ -188,6 +221,7 @@ def _jobs(model: Model, dealt: Dealt, pair: sharing.SharePair, sigma: int, size:
             image_share=pair.seed if role is Role.A else ring.to_bytes(pair.words),
             sigma_share=levels[role],
             peer_key=peer_key,
+            engine=dealt.plan.engine,
         )
         for role in Role
     }
@@ -207,6 +241,8 @@ def _relay(role: Role, pipes: Mapping[Role, Pipe], recording: Recording, both_re
                 recording.views[role].sent.append(words)
                 recording.views[role.peer].received.append(arriving)
                 peer.send(Kind.OPENING, ring.to_bytes(arriving), header.label)
+            case Kind.STATS:
+                recording.flags[role] = pb.WorkerStats.FromString(payload).flags
             case Kind.RESULT:
                 recording.output[role] = ring.from_bytes(payload, (len(payload) // ring.WORD_BYTES,))
             case Kind.FAILED:

@@ -42,7 +42,7 @@ def evaluate(setting: Setting) -> Evaluation:
     torch.set_num_threads(1)
     model = load_model(shipped_models()[0])
     with tempfile.TemporaryDirectory() as folder, simulation(Path(folder) / "site", tell=setting.tell) as cluster:
-        site = LiveSite(cluster, model)
+        site = LiveSite(cluster, model, setting.engine)
         setting.tell("replay: steps sent again")
         steps, most = repeated_steps(site)
         setting.tell("replay: claims and requests repeated")
@@ -54,13 +54,13 @@ def evaluate(setting: Setting) -> Evaluation:
             crashes[party] = after_a_crash(site, party)
         dealt = claims_by_log(site)
     setting.tell("replay: the twins")
-    repeated = deal_repeatedly(model)
+    repeated = deal_repeatedly(model, setting.engine)
     checks = (
         Check(
             "A step sent again, with the same or another payload, is refused; no opening is sent twice",
             "server A keeps its opening ledger in the memory of the process that holds the material",
             _ours(steps, f"; of its own openings A sent none more than {most} time(s)", also=most == 1),
-            "one material dealt to our workers twice, B's first opening altered in the second run",
+            "one material dealt to our workers twice, one opening of B's altered in the second run",
             rebuilt_weights(repeated),
             NEVER,
         ),

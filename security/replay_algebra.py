@@ -90,6 +90,19 @@ def weights_from_replay(
     return (centred + (1 << (EXTRA_BITS - 1))) >> EXTRA_BITS
 
 
+def weights_from_masked_replay(
+    summand: Int64[Tensor, "c_out h w"],
+    again: Int64[Tensor, "c_out h w"],
+    own_mask: Int64[Tensor, "c_out c_in k k"],
+    impulses: Impulses,
+) -> Int64[Tensor, "c_out c_in k k"]:
+    """The same on the masked engine, where it is simpler: A's next summand is D*k + (what did not change), untruncated.
+
+    B added 2^f, so that A's public part D of the wire is one larger after truncation where the impulses are.
+    """
+    return impulses.taps(again - summand) + own_mask
+
+
 def impulse_height(weight_frac_bits: int) -> int:
     """What B adds for `weights_from_replay`."""
     return 1 << (weight_frac_bits + EXTRA_BITS)

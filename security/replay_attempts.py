@@ -27,8 +27,8 @@ from darkroom.simulation import Simulation
 from proto import darkroom_pb2 as pb
 from proto import darkroom_pb2_grpc as rpc
 from proto.transport import open_channel
+from protocols.engines import SessionPlan, session_plan
 from protocols.identifiers import BootId, Role, SessionId
-from protocols.plan import plan_for
 from security.false_server_b import CALL_SECONDS, SIGMA_SHARE, EdgeCall, FalseServerB, denoise_request
 from security.site_access import identity, kill, peer, restart
 
@@ -70,9 +70,10 @@ def _attempt(what: str, call: Callable[[], object]) -> Attempt:
 class LiveSite:
     """A running simulation with one model and one stored object."""
 
-    def __init__(self, cluster: Simulation, model: Model) -> None:
+    def __init__(self, cluster: Simulation, model: Model, engine: str) -> None:
         self.cluster = cluster
         self.model = model
+        self.engine = engine
         push_model(self.config, model)
         origin = Origin(kind=Kind.NPY, normalisation=IDENTITY, bits=64, name="replay", dataset=None)
         self.record: ObjectRecord = acquisition.store(self.config, SourceImage(picture(1), origin), sigma=LEVEL)
@@ -82,20 +83,26 @@ class LiveSite:
         """The hospital's settings; a restarted server may have changed them."""
         return load_config(self.cluster.hospital_file)
 
+    @property
+    def plan(self) -> SessionPlan:
+        """The openings of a session of this model."""
+        return session_plan(self.engine, self.model.network, SIDE, SIDE)
+
     def denoise(self) -> str:
         """An honest session. Returns the push that it used."""
-        return str(edge.denoise(self.config, self.record.object_id, model=self.model.name).push_id)
+        return str(edge.denoise(self.config, self.record.object_id, model=self.model.name, engine=self.engine).push_id)
 
     def request(self, role: Role, session: SessionId, sigma_share: int = SIGMA_SHARE) -> pb.DenoiseRequest:
         """The edge's request."""
-        return denoise_request(self.record, role, session, self.model.name, sigma_share=sigma_share)
+        name, engine = self.model.name, self.engine
+        return denoise_request(self.record, role, session, name, sigma_share=sigma_share, engine=engine)
 
     @contextmanager
     def false_b(self) -> Generator[tuple[FalseServerB, EdgeCall, pb.PeerOrder]]:
         """A session of the real A with us in place of B, up to the order to evaluate, accepted; material not yet claimed."""
         session = SessionId.fresh()
         call = EdgeCall(self.cluster, self.request(Role.A, session))
-        with FalseServerB(self.cluster, session, self.model.network) as false_b:
+        with FalseServerB(self.cluster, session, self.model.network, self.engine) as false_b:
             false_b.follow_masking()
             yield false_b, call, false_b.accept(pb.PeerOrder.KIND_EVALUATE)
         call.join()
@@ -104,7 +111,7 @@ class LiveSite:
 def repeated_steps(site: LiveSite) -> tuple[list[Attempt], int]:
     """Openings sent again to A. Also the largest number of times that A itself sent one opening."""
     attempts, most = [], 0
-    plan = plan_for(site.model.network, SIDE, SIDE)
+    plan = site.plan
     for what, second, fill in (
         ("the first opening again with other words", 0, 1),
         ("the first opening again as it was", 0, 0),
@@ -134,7 +141,7 @@ def repeated_claims(site: LiveSite) -> list[Attempt]:
         false_b.claim(order, SIDE, SIDE)
         attempts.append(_attempt("B's half of the material claimed again", partial(_claim, false_b, order)))
         # A has claimed its half by the time it says that it is ready; we ask in its name as well
-        digest = plan_for(site.model.network, SIDE, SIDE).digest
+        digest = site.plan.digest
         terms = {key: getattr(order, key) for key in ("material_id", "push_id", "boot_a", "boot_b")}
         with suppress(StopIteration, grpc.RpcError):
             while next(false_b.incoming).WhichOneof("content") != "ready":
@@ -199,7 +206,7 @@ def after_a_crash(site: LiveSite, party: str) -> tuple[list[Attempt], bool]:
     kill(site.cluster, party)
     restart(site.cluster, party)
     after = site.denoise()
-    with FalseServerB(site.cluster, SessionId.fresh(), site.model.network) as false_b:
+    with FalseServerB(site.cluster, SessionId.fresh(), site.model.network, site.engine) as false_b:
         renewed = {"server-a": {"boot_a": str(BootId.fresh())}, "server-b": {"boot_b": str(false_b.boot)}, "dealer": {}}[party]
         attempts = [
             _attempt(f"material used before {party}'s crash, under its old terms", partial(_claim, false_b, used)),

@@ -5,7 +5,7 @@ weight masks of another. The algebra is in `security.replay_algebra`. Nothing he
 value counts only where every word is equal.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import torch
@@ -14,58 +14,100 @@ from torch import Tensor
 
 from client.model_file import Model
 from protocols.dealing import weight_mask_share
+from protocols.engines import SessionPlan, session_plan
 from protocols.errors import LocalProtocolError
 from protocols.fixed_point import FRAC_BITS, encode
 from protocols.identifiers import Role
-from protocols.plan import WeightTriple, masked_weights, plan_for
+from protocols.masked_plan import ConvItem, MaskedPlan, WireItem
+from protocols.plan import Plan, WeightTriple, masked_weights
 from protocols.prg import Prg, fresh_key
 from security.evaluation import Outcome
 from security.recorded_workers import Dealt, Recording, encoded_weights, record, untouched
-from security.replay_algebra import Impulses, from_difference, impulse_height, same_size_convolution, weights_from_replay
+from security.replay_algebra import (
+    Impulses,
+    from_difference,
+    impulse_height,
+    same_size_convolution,
+    weights_from_masked_replay,
+    weights_from_replay,
+)
 from security.replay_attempts import LEVEL, SIDE, picture
 
 UPDATE_SHIFT: Final = 54  # a uniform word shifted so far is in +-2^9: an update of a weight by at most 1/8
 
 
 @dataclass(frozen=True, eq=False)
+class Target:
+    """The step that is repeated with another payload: a convolution whose source is opened right before it."""
+
+    altered: int  # the opening that B alters
+    addition: Int64[Tensor, " n"] = field(repr=False)  # to its words
+    reply: slice  # where A's next opening has its summand of the convolution
+    shape: tuple[int, ...]
+    weight: str
+    weight_shape: tuple[int, ...]
+    impulses: Impulses
+
+
+def find_target(plan: SessionPlan, weight_frac_bits: int) -> Target:
+    """Raises LocalProtocolError where `Impulses` fit no layer."""
+    return _masked_target(plan) if isinstance(plan, MaskedPlan) else _first_convolution(plan, weight_frac_bits)
+
+
+def _first_convolution(plan: Plan, weight_frac_bits: int) -> Target:
+    """The CrypTen engine: the layer that the image enters."""
+    item = plan.correlations[0]
+    if not isinstance(item, WeightTriple) or not same_size_convolution(item.geometry, item.weight_shape[-1]):
+        raise LocalProtocolError(f"the twin needs a model that begins with a plain convolution, not {item}")
+    impulses = Impulses(*item.a_shape, item.weight_shape[-1])
+    addition = impulses.words(impulse_height(weight_frac_bits)).flatten()
+    return Target(0, addition, slice(None), item.c_shape, item.weight, item.weight_shape, impulses)
+
+
+def _masked_target(plan: MaskedPlan) -> Target:
+    """The masked engine: the first plain convolution of a wire that was opened in the message before."""
+    layers = plan.lowered.by_name
+    for index, level in enumerate(plan.levels[1:], start=1):
+        for item in level.items:
+            source = plan.wires.get(layers[item.layer].sources[0])
+            before = plan.levels[index - 1].items
+            if not isinstance(item, ConvItem) or source not in before or len(before) != 1 or not isinstance(source, WireItem):
+                continue
+            if not same_size_convolution(item.geometry, item.weight_shape[-1]):
+                continue
+            impulses = Impulses(*source.shape, item.weight_shape[-1])
+            start = sum(other.words for other in level.items[: level.items.index(item)])
+            addition = impulses.words(1 << source.shift).flatten()
+            reply = slice(start, start + item.words)
+            return Target(index - 1, addition, reply, item.shape, item.weight, item.weight_shape, impulses)
+    raise LocalProtocolError("the twin needs a model with a plain convolution of a wire that is opened alone")
+
+
+@dataclass(frozen=True, eq=False)
 class Repeated:
-    """One material dealt three times: an evaluation, the same with another image, the same with B's first opening altered."""
+    """One material dealt three times: an evaluation, the same with another image, the same with one of B's openings altered."""
 
     model: Model
     first: Recording
     other_image: Recording
     altered: Recording
-    impulses: Impulses
-
-    @property
-    def layer(self) -> WeightTriple:
-        return first_convolution(self.model)
+    target: Target
 
 
-def first_convolution(model: Model) -> WeightTriple:
-    """The layer that the image enters. Raises LocalProtocolError where `Impulses` do not fit it."""
-    item = plan_for(model.network, SIDE, SIDE).correlations[0]
-    if not isinstance(item, WeightTriple) or not same_size_convolution(item.geometry, item.weight_shape[-1]):
-        raise LocalProtocolError(f"the twin needs a model that begins with a plain convolution, not {item}")
-    return item
-
-
-def deal_repeatedly(model: Model) -> Repeated:
+def deal_repeatedly(model: Model, engine: str) -> Repeated:
     """Three evaluations by real workers under one material."""
     key, sigma = fresh_key(), round(LEVEL * (1 << FRAC_BITS))
-    item = first_convolution(model)
-    impulses = Impulses(*item.a_shape, item.weight_shape[-1])
-    addition = impulses.words(impulse_height(model.network.weight_frac_bits)).flatten()
+    target = find_target(session_plan(engine, model.network, SIDE, SIDE), model.network.weight_frac_bits)
 
     def alter(receiver: Role, index: int, words: Tensor) -> Tensor:
-        return words + addition if receiver is Role.A and index == 0 else words
+        return words + target.addition if receiver is Role.A and index == target.altered else words
 
     secret, known = encode(picture(2))[None], encode(torch.full((SIDE, SIDE), 0.5))[None]
     first, other, altered = (
-        record(model, image, sigma, key=key, tamper=tamper)
+        record(model, image, sigma, key=key, tamper=tamper, engine=engine)
         for image, tamper in ((secret, untouched), (known, untouched), (secret, alter))
     )
-    return Repeated(model, first, other, altered, impulses)
+    return Repeated(model, first, other, altered, target)
 
 
 def rebuilt_activation(repeated: Repeated) -> Outcome:
@@ -74,9 +116,8 @@ def rebuilt_activation(repeated: Repeated) -> Outcome:
     opened: list[Int64[Tensor, "..."]] = []
     for recording in (repeated.first, repeated.other_image):
         view = recording.views[Role.B]
-        opened.append(view.opened(0).view(repeated.layer.a_shape))
-        masks = [recording.views[role].own_mask(0) for role in Role]  # the truth, to compare with
-        wires.append(opened[-1] + masks[0] + masks[1])
+        opened.append(view.first_wire())
+        wires.append(view.first_wire(*(recording.views[role].own_mask() for role in Role)))  # the truth, to compare with
     rebuilt = from_difference(opened[0], opened[1], wires[1])
     exact, different = int((rebuilt == wires[0]).sum()), int((wires[0] != wires[1]).sum())
     return Outcome(
@@ -89,16 +130,20 @@ def rebuilt_activation(repeated: Repeated) -> Outcome:
 
 def rebuilt_weights(repeated: Repeated) -> Outcome:
     """One step repeated with another payload: A's next opening shows all weights of the layer."""
-    item, frac_bits = repeated.layer, repeated.model.network.weight_frac_bits
+    target, frac_bits = repeated.target, repeated.model.network.weight_frac_bits
     views = [recording.views[Role.B] for recording in (repeated.first, repeated.altered)]
-    before, after = (view.received[1].view(item.c_shape) for view in views)
-    own_mask = weight_mask_share(views[0].push_seed, 0, item.weight_shape)
-    rebuilt = weights_from_replay(before, after, own_mask, repeated.impulses, weight_frac_bits=frac_bits)
-    exact = int((rebuilt == encoded_weights(repeated.model)[item.weight]).sum())
+    before, after = (view.received[target.altered + 1][target.reply].view(target.shape) for view in views)
+    position = list(masked_weights(repeated.model.network, SIDE, SIDE)).index(target.weight)
+    own_mask = weight_mask_share(views[0].push_seed, position, target.weight_shape)
+    if isinstance(views[0].plan, MaskedPlan):
+        rebuilt = weights_from_masked_replay(before, after, own_mask, target.impulses)
+    else:
+        rebuilt = weights_from_replay(before, after, own_mask, target.impulses, weight_frac_bits=frac_bits)
+    exact = int((rebuilt == encoded_weights(repeated.model)[target.weight].view(target.weight_shape)).sum())
     return Outcome(
         exact < rebuilt.numel(),
         f"from one step repeated with another payload server B rebuilt {exact} of {rebuilt.numel()} weights of"
-        f" {item.weight} exactly",
+        f" {target.weight} exactly",
         {"weights_rebuilt": exact, "weights": rebuilt.numel()},
     )
 

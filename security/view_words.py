@@ -1,7 +1,8 @@
 """The ring words in a session's views: what each party received, held and sent, and the best that it can make of an opening.
 
-An opening is the sum (or XOR) of both servers' summands, known to both. Each can also put its own share of the mask back:
-eps + a_A, at A. With the other's seed that becomes the secret itself, which is the twin of the leaked seed.
+An opening is the sum (or XOR) of both servers' summands, known to both. Each can also take its own share of the mask off:
+eps + a_A, at A, on the CrypTen engine; c - l_A on the masked one. With the other's seed that becomes the secret itself, which is
+the twin of the leaked seed.
 """
 
 from collections import defaultdict
@@ -16,9 +17,15 @@ from torch import Tensor
 from proto import darkroom_pb2 as pb
 from protocols import ring
 from protocols.dealing import PartyMaterial
+from protocols.engines import session_plan
+from protocols.errors import LocalProtocolError
 from protocols.identifiers import Role
+from protocols.masked_dealing import Stream
+from protocols.masked_evaluation import row_blocks
+from protocols.masked_plan import MaskedPlan, ReluBitsItem, ReluSignItem
 from protocols.network import Network
-from protocols.plan import AndTriple, Correlation, Plan, SharedBit, plan_for
+from protocols.plan import AndTriple, Correlation, Plan, SharedBit
+from protocols.prg import Prg
 from protocols.sharing import expand_seed
 from security.recording import HELD, RECEIVED, SENT, Entry
 from security.two_sample import Words
@@ -40,13 +47,17 @@ def session_items(view: Mapping[str, Sequence[Entry]], *, leaked: bool = False) 
     """Every array of one session. leaked: both servers know both material seeds (the twin)."""
     jobs = {role: next(entry.message() for entry in view[PARTY[role]] if entry.direction == HELD) for role in Role}
     network = Network.from_json(jobs[Role.A].network)
-    plan = plan_for(network, jobs[Role.A].size.height, jobs[Role.A].size.width)
+    plan = session_plan(jobs[Role.A].engine, network, jobs[Role.A].size.height, jobs[Role.A].size.width)
     items: dict[str, Item] = {}
     for role in Role:
         items |= _server_items(view[PARTY[role]], jobs[role], role)
     summands = {role: _openings(view[PARTY[role]], SENT) for role in Role}
-    for index, item in enumerate(plan.correlations):
-        items |= _opening_items(index, item, {role: summands[role][index] for role in Role}, jobs, plan, leaked)
+    for index in range(plan.rounds):
+        pair = {role: summands[role][index] for role in Role}
+        if isinstance(plan, MaskedPlan):
+            items |= _message_items(index, pair, jobs, plan, leaked)
+        else:
+            items |= _opening_items(index, plan.correlations[index], pair, jobs, plan, leaked)
     for label, words in _corrections(view["server-b"]).items():
         items[f"correction {label}"] = Item(words, ("server-b", "dealer"))
     return items
@@ -96,6 +107,45 @@ def _opening_items(
             bare = bare ^ mask if binary else bare + mask
         items[f"opening {index} less {role.value}'s mask"] = Item(bare, (PARTY[role],), bits)
     return items
+
+
+def _message_items(
+    index: int, summands: Mapping[Role, Tensor], jobs: Mapping[Role, pb.WorkerJob], plan: MaskedPlan, leaked: bool
+) -> dict[str, Item]:
+    """One message of the masked engine: c = y + r of its wires (XOR for the bits of a ReLU), less this server's own part of r.
+
+    leaked: less both parts. The part is its share of an input's mask, or of e, what its seed gives of a product's mask.
+    """
+    both = tuple(PARTY.values())
+    a, b = summands[Role.A], summands[Role.B]
+    bits = isinstance(plan.levels[index].items[0], ReluBitsItem | ReluSignItem)  # opened by XOR, in a message of their own
+    opened = a ^ b if bits else a + b
+    items = {
+        f"A's summand of opening {index}": Item(a, both),
+        f"B's summand of opening {index}": Item(b, both),
+        f"opening {index}": Item(opened, both),
+    }
+    masks = {role: _own_parts(plan, index, jobs[role].material_seed) for role in Role}
+    for role in Role:
+        known = [masks[role], masks[role.peer]] if leaked else [masks[role]]
+        bare = opened
+        for mask in known:
+            bare = bare ^ mask if bits else bare - mask
+        items[f"opening {index} less {role.value}'s mask"] = Item(bare, (PARTY[role],))
+    return items
+
+
+def _own_parts(plan: MaskedPlan, index: int, seed: bytes) -> Tensor:
+    """What one server's seed gives of the masks of a message, in the order of its words.
+
+    Raises LocalProtocolError: a wire is sent in several blocks, whose order this does not know.
+    """
+    parts = []
+    for item in plan.levels[index].items:
+        if len(list(row_blocks(item))) > 1:
+            raise LocalProtocolError(f"{item.layer} is too large for this evaluation")
+        parts.append(Prg(seed).words(item.number, Stream.OPENING, item.shape).flatten())
+    return torch.cat(parts)
 
 
 def _openings(entries: Sequence[Entry], direction: str) -> list[Tensor]:

@@ -19,8 +19,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from protocols.engines import CRYPTEN, MASKED
 from security.classifier import Verdict, features, judge, needed_accuracy
-from security.evaluation import Check, Evaluation, Outcome, Picture, Setting, Tell
+from security.evaluation import Check, Evaluation, Outcome, Picture, Setting
 from security.live import PARTIES, flat_image, live_site, phantom_image, small_model
 from security.stage import Fault, Stage
 from security.structure import Structure, difference, structure
@@ -64,8 +65,8 @@ def evaluate(setting: Setting) -> Evaluation:
     """Item 2 of the security evaluation. Run by whoever reviews."""
     images = (flat_image(SIDE), phantom_image(SIDE))
     count = QUICK_SESSIONS if setting.quick else SESSIONS
-    ours = _record(Fault.NONE, count, images, setting.tell)
-    twins = {fault: _record(fault, TWIN_SESSIONS, images, setting.tell) for fault in (Fault.DROPPED, Fault.REUSED)}
+    ours = _record(Fault.NONE, count, images, setting)
+    twins = {fault: _record(fault, TWIN_SESSIONS, images, setting) for fault in (Fault.DROPPED, Fault.REUSED)}
     samples = Samples.of(ours.items)
     family = sum(len(_tests(samples, name, ours.labels[1:], 2)) for name in samples.words) + len(PARTIES)
     level = FAMILY_WISE / family
@@ -88,22 +89,23 @@ def evaluate(setting: Setting) -> Evaluation:
         *_checks("the dealer", dealer, sighted, level),
         _structure_check(ours),
     ]
-    picture = _picture(setting.folder, images[1], ours, twins)
+    picture = _picture(setting, images[1], ours, twins)
     return Evaluation(
         title="Views: two images, one view",
         question="Can a server, or the dealer, tell from everything it sees which image was processed?",
         checks=tuple(checks),
-        text=_text(ours, samples, family, level),
+        text=_text(ours, samples, family, level, setting.engine),
         pictures=(picture,),
     )
 
 
-def _record(fault: Fault, count: int, images: tuple[Tensor, Tensor], tell: Tell) -> Run:
+def _record(fault: Fault, count: int, images: tuple[Tensor, Tensor], setting: Setting) -> Run:
     """Run the sessions. Which image each one gets is a coin of the operating system's that no party sees."""
     labels = np.random.default_rng().integers(0, 2, count + 1).astype(np.bool_)
     run = Run([], labels, [], [], [])
     with tempfile.TemporaryDirectory() as folder:
-        with live_site(Stage(Path(folder), fault, forked=True), small_model(), tell=tell) as site:
+        stage, model = Stage(Path(folder), fault, forked=True), small_model()
+        with live_site(stage, model, tell=setting.tell, engine=setting.engine) as site:
             for label in labels:
                 view = site.session(images[int(label)])
                 run.items.append(session_items(view))
@@ -112,7 +114,7 @@ def _record(fault: Fault, count: int, images: tuple[Tensor, Tensor], tell: Tell)
                     run.leaked.append(session_items(view, leaked=True))
             if fault is Fault.NONE:
                 run.cropped.extend(structure(site.session(crop(image))) for image in images)
-    tell(f"{count} sessions, {fault.value}")
+    setting.tell(f"{count} sessions, {fault.value}")
     return run
 
 
@@ -217,13 +219,15 @@ def crop(image: Float64[Tensor, "h w"]) -> Float64[Tensor, "rows cols"]:
     return image[bounds[0], bounds[1]].clone()
 
 
-def _picture(folder: Path, image: Tensor, ours: Run, twins: Mapping[Fault, Run]) -> Picture:
+def _picture(setting: Setting, image: Tensor, ours: Run, twins: Mapping[Fault, Run]) -> Picture:
     """What the first opening shows to a server: on ours, and on each twin."""
-    shown = [image, _opened(ours.items, ours.labels, scale=2.0**-64)]
-    shown.append(_opened(twins[Fault.DROPPED].items, twins[Fault.DROPPED].labels, scale=2.0**-16))
+    folder, whole = setting.folder, setting.engine == MASKED
+    shown = [image, _opened(ours.items, ours.labels, scale=2.0**-64, whole=whole)]
+    shown.append(_opened(twins[Fault.DROPPED].items, twins[Fault.DROPPED].labels, scale=2.0**-16, whole=whole))
     reused = twins[Fault.REUSED]
-    shown.append(_opened(reused.items, reused.labels, scale=2.0**-16, change=True))
-    shown.append(_opened(ours.leaked, ours.labels[: len(ours.leaked)], scale=2.0**-16, name=f"{FIRST} less A's mask"))
+    shown.append(_opened(reused.items, reused.labels, scale=2.0**-16, change=True, whole=whole))
+    name = f"{FIRST} less A's mask"
+    shown.append(_opened(ours.leaked, ours.labels[: len(ours.leaked)], scale=2.0**-16, name=name, whole=whole))
     tiles = [
         np.pad(np.kron((tile * 255).byte().numpy(), np.ones((ZOOM, ZOOM), np.uint8)), 4, constant_values=255) for tile in shown
     ]
@@ -244,18 +248,23 @@ def _opened(
     scale: float,
     name: str = FIRST,
     change: bool = False,
+    whole: bool,
 ) -> Float64[Tensor, "h w"]:
-    """The first opening of the first session on the phantom, as a picture; change: less that of the first flat image."""
+    """The first opening of the first session on the phantom, as a picture; change: less that of the first flat image.
+
+    whole: it is the image itself, as the masked engine opens it; else its four phases, which a convolution reads.
+    """
     phantom, flat = (next(n for n, label in enumerate(labels) if label == wanted) for wanted in (True, False))
     words = sessions[phantom][name].words
     if change:
         words = words - sessions[flat][name].words
-    half = SIDE // 2
-    quarter = (words[: 4 * half * half].view(4, half, half).double() * scale) + (0.5 if change or scale < 2.0**-20 else 0.0)
-    return functional.pixel_shuffle(quarter, 2)[0].clamp(0.0, 1.0)
+    half, middle = SIDE // 2, 0.5 if change or scale < 2.0**-20 else 0.0
+    words = words[: SIDE * SIDE]
+    image = words.view(SIDE, SIDE) if whole else functional.pixel_shuffle(words.view(4, half, half), 2)[0]
+    return (image.double() * scale + middle).clamp(0.0, 1.0)
 
 
-def _text(ours: Run, samples: Samples, family: int, level: float) -> str:
+def _text(ours: Run, samples: Samples, family: int, level: float, engine: str) -> str:
     sessions = len(ours.labels) - 1
     each = min(int(ours.labels[1:].sum()), int((~ours.labels[1:]).sum()))
     held_out = sessions - sessions // 2
@@ -263,9 +272,10 @@ def _text(ours: Run, samples: Samples, family: int, level: float) -> str:
     return f"""
 Live servers and a live dealer ran {sessions} sessions on {SIDE}x{SIDE} images ({each} or more of each: one flat, one a head
 phantom), each stored, denoised and deleted by the hospital's own programs. The network is small (a convolution, a gate, a
-ReLU, a convolution), so that every kind of correlation is used. Recorded are all messages of A, B and the dealer and each
-worker's job; what a server derives is a function of these. Tested are {len(samples.words)} arrays a session: stored and
-unpacked shares, keys, seeds, corrections, both summands of each opening, the opening itself, the opening with the server's own
+{"ReLU" if engine == CRYPTEN else "scale"}, a convolution), so that the engine makes every kind of opening that it has.
+Recorded are all messages of A, B and the dealer and each worker's job; what a server derives is a function of these. Tested
+are {len(samples.words)} arrays a session: stored and unpacked shares, keys, seeds, corrections, both summands of each opening,
+the opening itself, the opening with the server's own
 mask put back, its change since the first session, output shares.
 
 The family has {family} tests, so each is made at {level:.1e}. **Power**: with {each} sessions of each image the tests find two

@@ -9,7 +9,7 @@ from dealer.ledger import DealingLedger
 from protocols.engines import CRYPTEN, ENGINES, MASKED, session_plan
 from protocols.errors import MaterialReusedError, NetworkDescriptionError, NotFoundError, RemoteProtocolError
 from protocols.identifiers import BootId, MaterialId, PushId, Role
-from protocols.network import IMAGE_WIRE, Conv, Network, Relu
+from protocols.network import IMAGE_WIRE, Conv, Network, Relu, Scale, WireRange
 from protocols.plan import plan_for
 
 NETWORK = Network((Conv("c", IMAGE_WIRE, 1, 3, padding=1),))
@@ -93,9 +93,12 @@ def test_material_is_bound_to_its_engine(engine):
         assert ledger.claim_batch(role, material, push, plans[engine].digest, BOOTS).plan == plans[engine]
 
 
+TOO_WIDE = Network((Scale("fine", IMAGE_WIRE, 1.0), Relu("r", "fine")), ranges=(("fine", WireRange(20, 20)),))
+
+
 @pytest.mark.parametrize(
     ("network", "engine", "message"),
-    [(NETWORK, "fastest", "'fastest' is unknown"), (Network((Relu("r", IMAGE_WIRE),)), MASKED, "no layer like 'r'")],
+    [(NETWORK, "fastest", "'fastest' is unknown"), (TOO_WIDE, MASKED, "r: a comparison of 42 bits")],
 )
 def test_an_engine_that_cannot_evaluate_the_network_opens_nothing(network, engine, message):
     ledger = DealingLedger()

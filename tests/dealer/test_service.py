@@ -112,12 +112,12 @@ def test_what_is_dealt_to_the_masked_engine_is_right(service):
     assert [(piece.label, piece.offset, piece.total_bytes) for piece in sent] == [
         (index, 0, size) for index, size in enumerate(plan.correction_sizes)
     ]
-    words = (ring.from_bytes(piece.chunk, item.shape) for piece, item in zip(sent, plan.corrected, strict=True))
+    words = (ring.from_bytes(piece.chunk, shape) for piece, shape in zip(sent, plan.corrections, strict=True))
     a, b = PartyMasks(Role.A, to_a[0].seed, iter(())), PartyMasks(Role.B, to_b[0].seed, words)
-    image, conv = plan.items[IMAGE_WIRE], plan.items["c"]
-    source = a.mask(image) + b.mask(image)
+    image, conv = plan.wires[IMAGE_WIRE], plan.wires["c"]
+    source = a.opening(image) + b.opening(image)
     full = a.opening(conv) + b.opening(conv) + ring.conv2d(source, weight_mask, conv.geometry)
-    assert torch.equal(a.mask(conv) + b.mask(conv), full >> conv.shift)
+    assert torch.equal(a.dealt(conv) + b.dealt(conv), full >> conv.shift)
 
 
 def test_material_and_pushes_are_fresh(service):

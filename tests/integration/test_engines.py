@@ -17,7 +17,7 @@ from protocols.engines import CRYPTEN, MASKED, session_plan
 from protocols.errors import RemoteProtocolError
 from protocols.identifiers import Role
 from protocols.network import IMAGE_WIRE, Conv, Network, Product, Scale, WireRange
-from server.evaluation import MAX_REPEATS
+from server.outcome import MAX_REPEATS
 from tests.integration.conftest import picture
 
 SIGMA = 0.05

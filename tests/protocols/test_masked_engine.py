@@ -200,7 +200,7 @@ def test_a_flag_says_nothing_about_the_image():
 
 
 def test_what_is_wrong_is_flagged():
-    """Y is 2^51.5 where 2^52 is allowed: one word in 6,000 wraps, in 12,800. Whatever is off by a unit or more has a flag."""
+    """With y = 2^51.5 where 2^52 is allowed, one word in 6,000 of 12,800 wraps: whatever is off by a unit or more has a flag."""
     network = Network((Product("square", IMAGE_WIRE, IMAGE_WIRE),), ranges=(("square", WireRange(8, 20)),))
     image = torch.full((1, 8, 8), 21 << 21)  # 1.7 * 2^25: beyond what a client may send
     y = int(image[0, 0, 0]) ** 2

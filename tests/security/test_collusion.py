@@ -11,10 +11,23 @@ from protocols.identifiers import MaterialId, PushId, Role
 from protocols.oracle import evaluate_oracle
 from protocols.packing import NoiseKeys, PackingMode, fresh_nonce, noise, pack
 from protocols.plan import plan_for
-from protocols.prg import Prg, fresh_key
+from protocols.prg import Prg, derive_key, fresh_key
 from security import theft
-from security.collusion import _attack
-from security.edge_dealer import FILTERS, FRAC, SESSIONS, SIDE, View, null_changes, random_weights, small_network, solve_filter
+from security.collusion import _attack, _edge_with_dealer_masked
+from security.edge_dealer import (
+    FILTERS,
+    FRAC,
+    SESSIONS,
+    SIDE,
+    View,
+    null_changes,
+    predicted_words,
+    random_weights,
+    small_network,
+    solve_filter,
+    try_masked_candidates,
+)
+from tests.protocols.joined_parties import run_parties
 
 IMAGES = [(Prg(fresh_key()).words(0, 0, (SIDE, SIDE)) & 255).double() / 256 for _ in range(SESSIONS)]
 
@@ -73,6 +86,46 @@ def test_the_attack_holds_on_the_pad_and_catches_its_absence(weights):
     assert not bare.holds
     assert bare.figures == {"filters": 2.0, "solved": 2.0, "explained_otherwise": 0.0}
     assert 0.0 < carry_bits < 8.0
+
+
+def masked_views(weights: torch.Tensor) -> list[View]:
+    """What edge and dealer would see of the masked engine, from both parties' evaluation, output shares as they are."""
+    views = []
+    for number, pixels in enumerate(IMAGES):
+        seed, image = bytes([number]) * 32, encode_image(pixels).unsqueeze(0)
+        joined = run_parties(small_network(), {"filters.weight": weights}, image, 0, seed=seed)
+        push = PushId(derive_key(seed, b"push").hex()[:32])
+        push_seeds = {role: dealing.push_seed(seed, role, push, small_network().digest) for role in Role}
+        shares = {role: joined.results[role].share.flatten() for role in Role}
+        views.append(View(joined.plan, image, joined.seeds, push_seeds, shares))
+    return views
+
+
+def test_on_the_masked_engine_shares_are_a_function_of_the_result_and_of_what_the_dealer_knows(weights):
+    views = masked_views(weights)
+    assert predicted_words(views) == SESSIONS * 2 * FILTERS
+    tried = try_masked_candidates(views, weights)
+    assert bool(tried.same_shares.all())
+    assert tried.explained_unpadded == FILTERS
+    assert tried.carry_bits == 0.0
+
+
+def test_on_the_masked_engine_weights_of_another_function_are_found_out(weights):
+    """So the comparison can fail: the candidates are right because y is the same, not because everything passes."""
+    assert not try_masked_candidates(masked_views(weights), weights + 5).same_result.any()
+
+
+def test_a_share_that_is_no_function_of_the_result_is_found(weights):
+    views = masked_views(weights)
+    views[0].shares[Role.A][3] += 1
+    views[0].shares[Role.B][3] -= 1
+    assert predicted_words(views) == SESSIONS * 2 * FILTERS - 2
+
+
+def test_the_general_engine_is_caught_by_the_masked_engines_check(weights):
+    check, text = _edge_with_dealer_masked(masked_views(weights), dealt_views(weights, padded=False), weights)
+    assert check.passed
+    assert "masked engine" in text
 
 
 def test_weights_are_on_the_grid():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from protocols.engines import CRYPTEN
 from protocols.errors import PeerUnavailableError
 from security.__main__ import EVALUATIONS, main, run_one
 from security.evaluation import Check, Evaluation, Outcome, Picture, Setting
@@ -187,3 +188,15 @@ def test_unknown_names_are_a_usage_error(tmp_path):
 def test_the_commit_is_a_hash_or_unknown(tmp_path):
     run(tmp_path, GOOD)
     assert re.search(r"commit (unknown|[0-9a-f]{12})", (tmp_path / "report.md").read_text())
+
+
+def test_the_page_names_the_engine_that_ran(tmp_path):
+    masked = to_markdown(report(tmp_path, GOOD))
+    assert "Engine: masked." in masked
+    assert "exact or flagged" in masked
+    assert "--quick`" in masked
+    general = to_markdown(report(tmp_path, GOOD, engine=CRYPTEN))
+    assert "Engine: crypten." in general
+    assert "fails silently with a small probability" in general
+    assert "--engine crypten`" in general
+    assert "exact or flagged" not in general

@@ -11,7 +11,14 @@ from protocols.network import Conv, Network
 from protocols.plan import Plan, WeightTriple, plan_for
 from protocols.prg import Prg, derive_key
 from protocols.ring import ConvGeometry
-from security.replay_algebra import Impulses, from_difference, impulse_height, same_size_convolution, weights_from_replay
+from security.replay_algebra import (
+    Impulses,
+    from_difference,
+    impulse_height,
+    same_size_convolution,
+    weights_from_masked_replay,
+    weights_from_replay,
+)
 
 FRAC = 12
 NETWORK = Network(
@@ -92,3 +99,14 @@ def test_fits_plain_convolutions_only() -> None:
     assert same_size_convolution(ConvGeometry(padding=1), 3)
     assert not same_size_convolution(ConvGeometry(padding=1, stride=2), 3)
     assert not same_size_convolution(ConvGeometry(padding=1), 5)
+
+
+def test_on_the_masked_engine_the_next_summand_shows_the_weights_too() -> None:
+    """A's summand is D*(w - b_B) plus what does not change; D is one larger where B's impulses were."""
+    impulses = Impulses(4, SIDE, SIDE, 3)
+    weight, own_mask = (Prg(bytes([n]) * 32).words(0, 0, (5, 4, 3, 3)) for n in (8, 9))
+    public, rest = Prg(bytes([3]) * 32).words(0, 0, (4, SIDE, SIDE)), Prg(bytes([4]) * 32).words(0, 0, (5, SIDE, SIDE))
+    geometry = ConvGeometry(padding=1)
+    before, after = (ring.conv2d(words, weight - own_mask, geometry) + rest for words in (public, public + impulses.words(1)))
+    assert torch.equal(weights_from_masked_replay(before, after, own_mask, impulses), weight)
+    assert not torch.equal(weights_from_masked_replay(before, after + rest, own_mask, impulses), weight)  # another material

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from protocols import dealing
+from protocols import dealing, masked_dealing
 from protocols.dealing import PartyMaterial, corrections
 from protocols.identifiers import Role
 from protocols.network import Conv, Gate, Network
@@ -25,6 +25,7 @@ def test_children_find_the_stage_and_the_environment_is_put_back(tmp_path):
 
 def test_dropped_masks_are_zero_and_the_material_still_fits(monkeypatch):
     monkeypatch.setattr(dealing, "_expand", dealing._expand)  # put back at the end
+    monkeypatch.setattr(masked_dealing, "Prg", masked_dealing.Prg)
     apply_fault(Fault.DROPPED)
     plan = plan_for(NETWORK, 8, 8)
     masks = {name: dealing.weight_mask_share(SEEDS[Role.A], 0, shape) for name, shape in masked_weights(NETWORK, 8, 8).items()}

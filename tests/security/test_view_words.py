@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from security.live import flat_image, phantom_image
+from protocols.engines import CRYPTEN, MASKED, session_plan
+from security.live import flat_image, phantom_image, small_model
 from security.view_words import Item, Samples
 from security.views import crop
 
@@ -43,3 +44,8 @@ def test_cropping_tells_where_the_content_is(rows, columns):
     assert min(cut.shape) >= 8
     assert float(cut.sum()) == pytest.approx(float(image.sum()))
     assert np.prod(cut.shape) < image.numel()
+
+
+@pytest.mark.parametrize("engine", [MASKED, CRYPTEN])
+def test_the_small_model_runs_on_the_engine_that_is_evaluated(engine):
+    assert session_plan(engine, small_model().network, 16, 16).engine == engine

@@ -17,6 +17,7 @@ AGREED = OrderTerms(
     plan_digest=bytes(range(32)),
     boot_a="4" * 32,
     boot_b="5" * 32,
+    tile=6,
 )
 A_PART, B_PART = bytes(32), bytes([255] * 32)
 
