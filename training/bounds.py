@@ -32,7 +32,7 @@ ESCAPE: Final = 64.0  # a search that finds more has found a place where product
 class Bounds:
     """Largest magnitudes found, and how many of the searches by gradient ascent went beyond ESCAPE.
 
-    wires: the largest magnitude of each wire, over everything tried.
+    wires: the largest magnitude of each wire, over everything tried. usual: over patterns and slices alone.
     """
 
     patterns: float
@@ -41,6 +41,7 @@ class Bounds:
     searches: int
     escapes: int
     wires: dict[str, float] = field(repr=False)
+    usual: dict[str, float] = field(repr=False)
 
     @property
     def bound(self) -> float:
@@ -68,8 +69,9 @@ def measure_bounds(network: Network, weights: dict[str, Tensor], series: Sequenc
     wires = {name: max(found[name] for found in (patterns, slices, ascent)) for name in patterns}
     largest = [max(found.values()) for found in (patterns, slices, ascent)]
     escapes = sum(value > ESCAPE for value in reached)
+    usual = {name: max(patterns[name], slices[name]) for name in patterns}
     wires[IMAGE_WIRE] = max(abs(IMAGE_LOW), abs(IMAGE_HIGH))
-    return Bounds(largest[0], largest[1], largest[2], len(reached), escapes, wires)
+    return Bounds(largest[0], largest[1], largest[2], len(reached), escapes, wires, usual)
 
 
 def largest_on_patterns(network: Network, weights: dict[str, Tensor], *, seed: int) -> float:
