@@ -25,7 +25,7 @@ from client.keys import MasterKey
 from client.origin import Provenance
 from client.progress import Progress, Step, silent
 from client.records import ObjectRecord
-from client.result_stream import ResultReader, ServerCost, ServerResult
+from client.result_stream import ResultReader, ServerCost, ServerResult, summed_messages
 from proto import darkroom_pb2 as pb
 from proto.status import calling
 from protocols.blind import fuse, residual_test
@@ -149,12 +149,13 @@ def combined(results: Sequence[Denoised]) -> Denoised:
 
     def total(role: Role) -> ServerCost:
         costs = [result.costs[role] for result in results]
-        peaks = ("peak_rss_bytes", "dealer_peak_rss_bytes")
+        merged: dict[str, Callable[[Any], Any]] = {
+            "peak_rss_bytes": max,
+            "dealer_peak_rss_bytes": max,
+            "messages": summed_messages,
+        }
         return ServerCost(
-            **{
-                cost.name: (max if cost.name in peaks else sum)(getattr(each, cost.name) for each in costs)
-                for cost in fields(ServerCost)
-            }
+            **{cost.name: merged.get(cost.name, sum)([getattr(each, cost.name) for each in costs]) for cost in fields(ServerCost)}
         )
 
     return replace(

@@ -9,7 +9,7 @@ from typing import Final
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from protocols.errors import BadInputError, NetworkDescriptionError
@@ -17,6 +17,7 @@ from protocols.network import Network
 from protocols.unpicklable import Unpicklable
 
 FORMAT: Final = "darkroom-model-1"
+MODEL_SUFFIX: Final = ".safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,11 @@ def load_model(path: Path) -> Model:
 
 def save_model(path: Path, network: Network, weights: dict[str, Tensor], *, bound: float, **notes: str) -> None:
     """Write a model file; convolution weights are rounded to the network's grid, so that float and fixed point agree."""
+    path.write_bytes(model_bytes(network, weights, bound=bound, **notes))
+
+
+def model_bytes(network: Network, weights: dict[str, Tensor], *, bound: float, **notes: str) -> bytes:
+    """The content of a model file. notes: further metadata."""
     scale = float(1 << network.weight_frac_bits)
     rounded = {
         name: (torch.round(tensor * scale) / scale if name.endswith(".weight") else tensor).float().contiguous()
@@ -61,4 +67,4 @@ def save_model(path: Path, network: Network, weights: dict[str, Tensor], *, boun
     }
     conditioning = "sigma_map" if network.conditioned else "none"
     metadata = {"format": FORMAT, "network": network.to_json(), "conditioning": conditioning, "bound": repr(bound), **notes}
-    save_file(rounded, path, metadata=metadata)
+    return save(rounded, metadata=metadata)

@@ -4,7 +4,10 @@ Checks here depend only on what the server itself chose to send (order, sizes, l
 error here tells a server nothing that it did not know.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Final
 
 from jaxtyping import Int64
@@ -24,6 +27,28 @@ MAX_STAGE_LENGTH: Final = 80  # a stage is shown to the user
 
 
 @dataclass(frozen=True)
+class MessageCost:
+    """One message of the evaluation at one server, as it states it. Public."""
+
+    arithmetic_seconds: float
+    waiting_seconds: float
+    sent_bytes: int
+
+
+def summed_messages(evaluations: Sequence[tuple[MessageCost, ...]]) -> tuple[MessageCost, ...]:
+    """Message by message, of several evaluations of one network."""
+    nothing = MessageCost(0.0, 0.0, 0)
+    return tuple(
+        MessageCost(
+            sum(one.arithmetic_seconds for one in same),
+            sum(one.waiting_seconds for one in same),
+            sum(one.sent_bytes for one in same),
+        )
+        for same in zip_longest(*evaluations, fillvalue=nothing)
+    )
+
+
+@dataclass(frozen=True)
 class ServerCost:
     """What an evaluation cost at one server, as it states itself. Public."""
 
@@ -35,6 +60,7 @@ class ServerCost:
     peak_rss_bytes: int
     dealer_peak_rss_bytes: int
     flags: int = 0  # evaluations that were repeated, because a truncation was flagged
+    messages: tuple[MessageCost, ...] = ()  # in the plan's order
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +131,7 @@ class ResultReader(Unpicklable):
                 cost.peak_rss_bytes,
                 cost.dealer_peak_rss_bytes,
                 cost.flags,
+                tuple(MessageCost(m.arithmetic_seconds, m.waiting_seconds, m.sent_bytes) for m in cost.messages),
             ),
             PushId(header.push_id),
             header.engine[:MAX_STAGE_LENGTH],
@@ -118,6 +145,8 @@ class ResultReader(Unpicklable):
             raise RemoteProtocolError(
                 f"server {self._role.value} sends a result of shape {found}, not {self._shape}: is the model a denoiser?"
             )
+        if not all(math.isfinite(m.arithmetic_seconds + m.waiting_seconds) for m in header.cost.messages):
+            raise RemoteProtocolError(f"server {self._role.value} states times that are no numbers")
         return header
 
     def _take(self, into: bytearray, chunk: bytes) -> None:

@@ -4,8 +4,9 @@ Imports inside the commands keep `--help` and usage errors fast: torch and gRPC 
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeVar
 
 import typer
 
@@ -35,6 +36,7 @@ app.add_typer(model_app, name="model")
 app.add_typer(key_app, name="key")
 
 DEFAULT_MODEL: Final = "base"
+Parsed = TypeVar("Parsed")
 
 ConfigOption = Annotated[
     Path,
@@ -100,6 +102,16 @@ def _sigma(text: str | None) -> float | None:
             f"{text!r} is neither auto nor a number of at least 0, in 1/255 of the range", param_hint="--sigma"
         )
     return value / 255.0
+
+
+def _parsed(parse: Callable[[str], Parsed], text: str, option: str) -> Parsed:
+    """What an option says. Raises typer.BadParameter."""
+    from protocols.errors import BadInputError
+
+    try:
+        return parse(text)
+    except BadInputError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error
 
 
 def _engine(text: str | None) -> str:
@@ -226,6 +238,9 @@ def denoise(
     redo: Annotated[bool, typer.Option("--redo", help="Of a DIR: also the images that are done already.")] = False,
     wait: WaitOption = 0.0,
     engine: EngineOption = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Also show where the servers' time went, layer by layer; not of a DIR of images.")
+    ] = False,
     json: JsonOption = None,
 ) -> None:
     """Have a stored image denoised and put the result together. With a FILE or DIR: store, open and delete in one.
@@ -251,10 +266,38 @@ def denoise(
         packing, packing_unit, _sigma(sigma), None, key, Derivation.fresh(anonymous=anonymize), _engine(engine)
     )
     if Path(source).is_dir() and not series:
+        if profile:
+            raise typer.BadParameter("is for one image or series, not for a folder of images", param_hint="--profile")
         run_denoise_folder(config, Path(source), output, model, options, json, jobs=jobs, redo=redo)
     else:
         with told_as_json(json):
-            run_denoise(config, source, output, model, options, json, series=series, wait=wait)
+            run_denoise(config, source, output, model, options, json, series=series, wait=wait, profile=profile)
+
+
+@app.command()
+def plan(
+    size: Annotated[str, typer.Option("--size", metavar="HxW", help="Height and width in pixels, such as 512x512.")],
+    model: Annotated[str, typer.Option("--model", metavar="M", help="A shipped model, or a model file.")] = DEFAULT_MODEL,
+    bandwidth: Annotated[
+        str, typer.Option("--bandwidth", metavar="B", help="Between the servers, each way: 100Mbit, 1Gbit.")
+    ] = "1Gbit",
+    rtt: Annotated[str, typer.Option("--rtt", metavar="T", help="Round trip between the servers: 500us, 20ms.")] = "20ms",
+    engine: EngineOption = None,
+    json: JsonOption = None,
+) -> None:
+    """Say what an evaluation costs before it is paid: by layer what is opened, sent, dealt and computed, and how long it takes.
+
+    Asks no server. Multiplications count at the rate of a core of this machine, measured in a moment; bytes over the bandwidth;
+    a message takes half a round trip, since both servers send at once; nothing is taken to overlap, so it is rather less.
+
+    Example: [bold]darkroom plan --model base --size 512x512 --bandwidth 1Gbit --rtt 20ms[/bold]
+    """
+    from darkroom.plan_command import run_plan
+    from darkroom.units import parse_bandwidth, parse_delay, parse_size
+
+    height, width = _parsed(parse_size, size, "--size")
+    bits, seconds = _parsed(parse_bandwidth, bandwidth, "--bandwidth"), _parsed(parse_delay, rtt, "--rtt")
+    run_plan(model, height, width, bandwidth=bits, rtt=seconds, engine=_engine(engine), json_path=json)
 
 
 @app.command("serve-dicom")
@@ -365,6 +408,23 @@ def model_list(config: ConfigOption, json: JsonOption = None) -> None:
     from darkroom.commands import run_model_list
 
     run_model_list(config, json)
+
+
+@model_app.command("import-dncnn")
+def model_import_dncnn(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A state dict (.pth) of SaoYan/DnCNN-PyTorch or cszn/KAIR.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Model file to write (.safetensors).")],
+    json: JsonOption = None,
+) -> None:
+    """Make a model file of a trained grey DnCNN: batch normalisation folded, weights and wires in fixed point.
+
+    Takes a minute or two: how large its wires grow is measured on hostile images. The file is read without running code.
+
+    Example: [bold]darkroom model import-dncnn net.pth -o dncnn.safetensors[/bold]
+    """
+    from darkroom.commands import run_import_dncnn
+
+    run_import_dncnn(file, output, json)
 
 
 @key_app.command("new")

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 from rich.table import Table
 from torch import Tensor
@@ -13,28 +14,33 @@ from torch import Tensor
 from client import acquisition, edge, model_owner, records
 from client.config import HospitalConfig, load_config
 from client.dicom_anonymous import CANNOT
+from client.dncnn_file import import_dncnn
 from client.doctor import check
 from client.files import PRIVATE_MODE, read_private, replacing
 from client.grants import issue_grant, parse_window
 from client.images import check_output, read_stack, write_result
 from client.keys import create_noise_key, read_noise_key
-from client.model_file import load_model
+from client.model_file import MODEL_SUFFIX, load_model, model_bytes
 from client.origin import ImageStack, Origin, SourceImage, detached
+from client.profile import LayerProfile, layer_profile
 from client.records import ObjectRecord
 from client.report import build_report
 from client.waiting import patiently
 from darkroom import __version__
 from darkroom.exit_codes import ExitCode
 from darkroom.file_denoising import denoise_file
-from darkroom.output import STDOUT, Stages, err, out, result_line, write_json
+from darkroom.output import STDOUT, Stages, err, err_table, out, result_line, write_json
+from darkroom.plan_command import profile_table
 from darkroom.sample import write_sample
 from darkroom.simulation import Simulation, find_model, shipped_models, simulation
 from darkroom.store_options import StoreOptions
 from proto.checks import CheckResult, passed
-from protocols.errors import BadInputError
+from protocols.errors import BadInputError, DarkroomError, NotFoundError
 from protocols.identifiers import Identifier
 from protocols.packing import PackingMode, gaussian_leakage_bits, region_leakage_bits
 
+MEASURING_SEED: Final = 0
+SHOWN_SIDE: Final = 512
 REGION_SIDE: Final = 32  # pixels: an organ's detail, on most modalities
 
 
@@ -119,10 +125,11 @@ def run_denoise(
     *,
     series: bool = False,
     wait: float = 0.0,
+    profile: bool = False,
 ) -> None:
     """Open an object, or store, open and delete a file or series, and write the result. Raises DarkroomError.
 
-    wait: seconds in which a busy server is asked again.
+    wait: seconds in which a busy server is asked again. profile: show where the servers' time went.
     """
     config = load_config(config_file)
     path = Path(source)
@@ -130,16 +137,18 @@ def run_denoise(
         what = "is a folder: add --series if it is one DICOM series" if path.is_dir() else "is no folder, so no --series"
         raise BadInputError(f"{source} {what}")
     if Identifier.PATTERN.fullmatch(source) and not series:
-        _denoise_object(config, source, output, model, options, json_path, wait)
+        denoised, origin = _denoise_object(config, source, output, model, options, wait)
     elif path.exists():
-        _denoise_file(_with_key(config, options.key), path, output, model, options, json_path, wait)
+        with Stages(err()) as stages:
+            denoised, origin = denoise_file(_with_key(config, options.key), path, output, model, options, stages, wait=wait)
     else:
         raise BadInputError(f"{source!r} is neither an object id (32 hex digits, as `darkroom store` prints) nor a file")
+    _show_denoised(denoised, origin, output, json_path, _profile(config, denoised) if profile else None)
 
 
 def _denoise_object(
-    config: HospitalConfig, object_id: str, output: Path, model: str, options: StoreOptions, json_path: str | None, wait: float
-) -> None:
+    config: HospitalConfig, object_id: str, output: Path, model: str, options: StoreOptions, wait: float
+) -> tuple[edge.Denoised, Origin]:
     record = records.load_stored(config.objects, records.parse_object_id(object_id))
     origin = records.load_origin(config.objects, record)
     check_output(output, origin, anonymous=options.derivation.anonymous)
@@ -158,15 +167,19 @@ def _denoise_object(
         write_result(output, denoised.pixels, origin, denoised.provenance, options.derivation)
         if options.derivation.anonymous:
             stages.tell("note", CANNOT)
-    _show_denoised(denoised, origin, output, json_path)
+    return denoised, origin
 
 
-def _denoise_file(
-    config: HospitalConfig, file: Path, output: Path, model: str, options: StoreOptions, json_path: str | None, wait: float
-) -> None:
-    with Stages(err()) as stages:
-        denoised, origin = denoise_file(config, file, output, model, options, stages, wait=wait)
-    _show_denoised(denoised, origin, output, json_path)
+def _profile(config: HospitalConfig, denoised: edge.Denoised) -> list[LayerProfile] | None:
+    """Where the servers' time went; None, and why, where they do not say it. The result is written by now: no error."""
+    try:
+        networks = {model.name: model.network for model in model_owner.list_models(config)}
+        if denoised.model not in networks:
+            raise NotFoundError(f"the servers hold no model {denoised.model!r} any more")
+        return layer_profile(denoised, networks[denoised.model])
+    except DarkroomError as error:
+        err().print(f"no profile: {error}", markup=False)
+        return None
 
 
 def run_delete(config_file: Path, object_id: str, json_path: str | None) -> None:
@@ -227,6 +240,37 @@ def run_model_list(config_file: Path, json_path: str | None) -> None:
     write_json({"models": listed}, json_path)
 
 
+def run_import_dncnn(file: Path, output: Path, json_path: str | None) -> None:
+    """Write a model file of a DnCNN's state dict, and print where. Raises DarkroomError."""
+    if output.suffix != MODEL_SUFFIX:
+        raise BadInputError(f"{output}: a model file ends in {MODEL_SUFFIX}, and its name is the model's")
+    with Stages(err()) as stages:
+        stages.tell("model owner", f"measuring the wires of {file} on hostile images")
+        rng = np.random.default_rng(MEASURING_SEED)  # noqa: TID251 - nothing secret; the same file gives the same model
+        imported = import_dncnn(file, rng)
+        with replacing(output) as written:
+            written.write(model_bytes(imported.network, imported.weights, bound=imported.bound, source=file.name))
+        ranged, flags = imported.ranged, imported.ranged.expected_flags(SHOWN_SIDE, SHOWN_SIDE)
+        stages.tell(
+            "model owner",
+            f"{imported.depth} convolutions; {imported.network.weight_frac_bits} bits after the point in weights change noisy"
+            f" phantoms by up to {imported.weight_error:.1e}, {ranged.frac_bits} in wires by {ranged.error:.1e}; {flags:.1e}"
+            f" repetitions to expect at {SHOWN_SIDE}x{SHOWN_SIDE}",
+        )
+    result_line(str(output), json_path)
+    result = {
+        "model": str(output),
+        "convolutions": imported.depth,
+        "weight_frac_bits": imported.network.weight_frac_bits,
+        "wire_frac_bits": ranged.frac_bits,
+        "weight_error": imported.weight_error,
+        "rounding_error": ranged.error,
+        "bound": imported.bound,
+        "expected_flags_512": flags,
+    }
+    write_json(result, json_path)
+
+
 def run_key_new(file: Path) -> None:
     """Make a noise master key and print where. Raises ConfigurationError: the file exists."""
     create_noise_key(file)
@@ -258,7 +302,9 @@ def run_key_export(config_file: Path, object_id: str, output: Path | None, windo
     print(output)
 
 
-def _show_denoised(denoised: edge.Denoised, origin: Origin, output: Path, json_path: str | None) -> None:
+def _show_denoised(
+    denoised: edge.Denoised, origin: Origin, output: Path, json_path: str | None, profile: list[LayerProfile] | None
+) -> None:
     height, width = denoised.pixels.shape
     planes = f"{denoised.planes} planes of " if denoised.planes > 1 else ""
     err().print(
@@ -266,8 +312,11 @@ def _show_denoised(denoised: edge.Denoised, origin: Origin, output: Path, json_p
         f" {denoised.offline_seconds:.2f} s before the image was needed",
         markup=False,
     )
+    if profile is not None:
+        err_table().print(profile_table(profile))
     result_line(str(output), json_path)
-    write_json(build_report(denoised, origin, version=__version__), json_path)
+    report = build_report(denoised, origin, version=__version__)
+    write_json(report if profile is None else {**report, "profile": [layer.to_json() for layer in profile]}, json_path)
 
 
 def _describe(record: ObjectRecord) -> dict[str, Any]:

@@ -31,6 +31,11 @@ def out() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
+def err_table() -> Console:
+    """Standard error for tables. Wide where it is no terminal, so that nothing is cut."""
+    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 200)
+
+
 def result_line(text: str, json_path: str | None) -> None:
     """Print a result for scripts, unless standard output is taken by JSON."""
     if json_path != STDOUT:

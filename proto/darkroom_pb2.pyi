@@ -109,7 +109,7 @@ class DenoiseRequest(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., object_id: _Optional[str] = ..., model: _Optional[str] = ..., grant: _Optional[str] = ..., noise_key: _Optional[bytes] = ..., sigma_share: _Optional[int] = ..., engine: _Optional[str] = ...) -> None: ...
 
 class Cost(_message.Message):
-    __slots__ = ("online_seconds", "offline_seconds", "sent_bytes", "dealt_bytes", "rounds", "peak_rss_bytes", "dealer_peak_rss_bytes", "flags")
+    __slots__ = ("online_seconds", "offline_seconds", "sent_bytes", "dealt_bytes", "rounds", "peak_rss_bytes", "dealer_peak_rss_bytes", "flags", "messages")
     ONLINE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     OFFLINE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -118,6 +118,7 @@ class Cost(_message.Message):
     PEAK_RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
     DEALER_PEAK_RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
     FLAGS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
     online_seconds: float
     offline_seconds: float
     sent_bytes: int
@@ -126,7 +127,18 @@ class Cost(_message.Message):
     peak_rss_bytes: int
     dealer_peak_rss_bytes: int
     flags: int
-    def __init__(self, online_seconds: _Optional[float] = ..., offline_seconds: _Optional[float] = ..., sent_bytes: _Optional[int] = ..., dealt_bytes: _Optional[int] = ..., rounds: _Optional[int] = ..., peak_rss_bytes: _Optional[int] = ..., dealer_peak_rss_bytes: _Optional[int] = ..., flags: _Optional[int] = ...) -> None: ...
+    messages: _containers.RepeatedCompositeFieldContainer[MessageCost]
+    def __init__(self, online_seconds: _Optional[float] = ..., offline_seconds: _Optional[float] = ..., sent_bytes: _Optional[int] = ..., dealt_bytes: _Optional[int] = ..., rounds: _Optional[int] = ..., peak_rss_bytes: _Optional[int] = ..., dealer_peak_rss_bytes: _Optional[int] = ..., flags: _Optional[int] = ..., messages: _Optional[_Iterable[_Union[MessageCost, _Mapping]]] = ...) -> None: ...
+
+class MessageCost(_message.Message):
+    __slots__ = ("arithmetic_seconds", "waiting_seconds", "sent_bytes")
+    ARITHMETIC_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    WAITING_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    arithmetic_seconds: float
+    waiting_seconds: float
+    sent_bytes: int
+    def __init__(self, arithmetic_seconds: _Optional[float] = ..., waiting_seconds: _Optional[float] = ..., sent_bytes: _Optional[int] = ...) -> None: ...
 
 class ResultHeader(_message.Message):
     __slots__ = ("channels", "size", "cost", "push_id", "engine", "packed_seed")
@@ -417,17 +429,19 @@ class WorkerJob(_message.Message):
     def __init__(self, role: _Optional[str] = ..., network: _Optional[str] = ..., size: _Optional[_Union[Size, _Mapping]] = ..., material_id: _Optional[str] = ..., material_seed: _Optional[bytes] = ..., push_seed: _Optional[bytes] = ..., deltas: _Optional[bytes] = ..., bias_shares: _Optional[bytes] = ..., packing: _Optional[_Union[Packing, str]] = ..., packing_sigma: _Optional[float] = ..., image_share: _Optional[bytes] = ..., noise_key: _Optional[bytes] = ..., sigma_share: _Optional[int] = ..., peer_key: _Optional[bytes] = ..., engine: _Optional[str] = ..., window: _Optional[_Union[Window, _Mapping]] = ...) -> None: ...
 
 class WorkerStats(_message.Message):
-    __slots__ = ("ahead_seconds", "online_seconds", "rounds", "sent_bytes", "peak_rss_bytes", "flags")
+    __slots__ = ("ahead_seconds", "online_seconds", "rounds", "sent_bytes", "peak_rss_bytes", "flags", "messages")
     AHEAD_SECONDS_FIELD_NUMBER: _ClassVar[int]
     ONLINE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_FIELD_NUMBER: _ClassVar[int]
     SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     PEAK_RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
     FLAGS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
     ahead_seconds: float
     online_seconds: float
     rounds: int
     sent_bytes: int
     peak_rss_bytes: int
     flags: int
-    def __init__(self, ahead_seconds: _Optional[float] = ..., online_seconds: _Optional[float] = ..., rounds: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., peak_rss_bytes: _Optional[int] = ..., flags: _Optional[int] = ...) -> None: ...
+    messages: _containers.RepeatedCompositeFieldContainer[MessageCost]
+    def __init__(self, ahead_seconds: _Optional[float] = ..., online_seconds: _Optional[float] = ..., rounds: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., peak_rss_bytes: _Optional[int] = ..., flags: _Optional[int] = ..., messages: _Optional[_Iterable[_Union[MessageCost, _Mapping]]] = ...) -> None: ...

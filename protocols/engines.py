@@ -3,6 +3,7 @@
 from typing import Final
 
 from protocols.errors import NetworkDescriptionError
+from protocols.fixed_point import FRAC_BITS
 from protocols.masked_plan import MaskedPlan, masked_plan
 from protocols.network import Network
 from protocols.plan import Plan, plan_for
@@ -23,8 +24,18 @@ def session_plan(engine: str, network: Network, height: int, width: int) -> Sess
         raise NetworkDescriptionError(f"the engine {engine[:40]!r} is unknown; known are {', '.join(ENGINES)}")
     if engine != CRYPTEN:
         try:
-            return masked_plan(network, height, width)
+            return _readable(masked_plan(network, height, width))
         except NetworkDescriptionError:
             if engine == MASKED:
                 raise
     return plan_for(network, height, width)
+
+
+def _readable(plan: MaskedPlan) -> MaskedPlan:
+    """A plan whose result is in the format in which the edge reads it. Raises NetworkDescriptionError."""
+    found = plan.formats[plan.lowered.output].frac_bits
+    if found != FRAC_BITS:
+        raise NetworkDescriptionError(
+            f"{plan.lowered.output}: a result has {FRAC_BITS} fractional bits, not {found}; correct the ranges in the description"
+        )
+    return plan

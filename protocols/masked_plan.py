@@ -36,6 +36,7 @@ from protocols.truncation import RING_BITS, flag_probability
 
 SIGMA_WIRE: Final = "noise level"  # one word; no layer can have this name
 MEAN_BITS: Final = 12  # of the reciprocal of a window's size, unless that is a power of two
+LEAST_SIGN_BITS: Final = 6  # two blocks: of one there would be no products of masks to deal
 MAX_SIGN_BITS: Final = 33  # eight blocks: each more doubles what is dealt
 
 
@@ -291,7 +292,7 @@ def _items(number: int, layer: Layer, lowered: Lowered, network: Network) -> lis
 
 
 def _relu(number: int, name: str, source: WireFormat) -> list[Item]:
-    bits = source.sign_bits
+    bits = max(source.sign_bits, LEAST_SIGN_BITS)
     check_sign(name, bits, MAX_SIGN_BITS)
     channels, height, width = source.shape
     packed = plane_words(channels * height * width)

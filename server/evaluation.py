@@ -22,9 +22,9 @@ from protocols.errors import (
     SessionBrokenError,
 )
 from protocols.identifiers import BootId, MaterialId, PushId, Role
+from protocols.layer_costs import image_tiles
 from protocols.prg import fresh_key
-from protocols.ring import WORD_BYTES
-from protocols.tiles import Tile, tiles_for
+from protocols.tiles import Tile
 from protocols.unpicklable import Unpicklable
 from server.abort import Abort
 from server.dealer_client import Boots, DealerClient
@@ -218,11 +218,7 @@ class Evaluator:
     def _tiles(self, model: PushedModel, request: EvaluationRequest) -> list[Tile]:
         """The image as one tile, or cut: public, the same at both servers. Raises BadInputError: too large."""
         size, network = request.stored.size, model.network
-
-        def words(height: int, width: int) -> int:
-            return session_plan(request.engine, network, height, width).sent_bytes // WORD_BYTES
-
-        tiles = tiles_for(network, size.height, size.width, words)
+        tiles = image_tiles(request.engine, network, size.height, size.width)
         plan = session_plan(request.engine, network, tiles[0].height, tiles[0].width)
         if plan.dealt_bytes > MAX_MATERIAL_BYTES:
             raise BadInputError(

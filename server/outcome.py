@@ -16,6 +16,7 @@ from protocols.errors import RemoteProtocolError
 from protocols.identifiers import PushId
 from protocols.tiles import Tile
 from protocols.unpicklable import Unpicklable
+from server.profile import summed
 
 MAX_REPEATS: Final = 3  # of an evaluation with a flagged truncation; a flag has a probability below 1 %
 
@@ -44,6 +45,8 @@ class Outcome(Unpicklable):
         stats.CopyFrom(self.stats)
         for name in ("ahead_seconds", "online_seconds", "rounds", "sent_bytes"):
             setattr(stats, name, getattr(stats, name) + getattr(earlier.stats, name))
+        del stats.messages[:]
+        stats.messages.extend(summed(self.stats.messages, earlier.stats.messages))
         stats.peak_rss_bytes = max(stats.peak_rss_bytes, earlier.stats.peak_rss_bytes)
         return replace(
             self,

@@ -275,6 +275,7 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
             flags=outcome.flags,
             peak_rss_bytes=peak,
             dealer_peak_rss_bytes=outcome.dealer_peak_rss_bytes,
+            messages=outcome.stats.messages,
         )
         channels, height, width = outcome.shape
         blind_leader = task.stored.packing == pb.PACKING_BLIND and self._role is Role.A

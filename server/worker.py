@@ -35,6 +35,7 @@ from protocols.shared_model import MaskedWeight, SharedModel
 from server import crypten_engine, crypten_runtime
 from server.exchange import BlockExchange, Sender, WholeExchange
 from server.pipe import Kind, Pipe
+from server.profile import Stopwatch, TimedExchange, TimedOpener
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -101,7 +102,9 @@ class Engine(Protocol):
     def prepare(self) -> None:
         """All that does not need the image."""
 
-    def run(self, image: Tensor, sigma: Tensor, ledger: OpeningLedger, pipe: Pipe, sender: Sender) -> tuple[Tensor, int]:
+    def run(
+        self, image: Tensor, sigma: Tensor, ledger: OpeningLedger, pipe: Pipe, sender: Sender, stopwatch: Stopwatch
+    ) -> tuple[Tensor, int]:
         """This server's output share, and the number of flagged wires."""
 
 
@@ -119,8 +122,10 @@ class CrypTenJob:
     def prepare(self) -> None:
         crypten_engine.compute_ahead(self._plan, self._model, self._material)
 
-    def run(self, image: Tensor, sigma: Tensor, ledger: OpeningLedger, pipe: Pipe, sender: Sender) -> tuple[Tensor, int]:
-        exchange = WholeExchange(pipe, sender)
+    def run(
+        self, image: Tensor, sigma: Tensor, ledger: OpeningLedger, pipe: Pipe, sender: Sender, stopwatch: Stopwatch
+    ) -> tuple[Tensor, int]:
+        exchange = TimedExchange(WholeExchange(pipe, sender), stopwatch)
         crypten = crypten_runtime.start_evaluation(self._role, self._material, ledger, exchange, self._zero_key)
         return crypten_engine.CrypTenEvaluation(crypten, self._model).run(image, sigma), 0
 
@@ -136,8 +141,11 @@ class MaskedJob:
     def prepare(self) -> None:
         self._evaluation.prepare()
 
-    def run(self, image: Tensor, sigma: Tensor, ledger: OpeningLedger, pipe: Pipe, sender: Sender) -> tuple[Tensor, int]:
-        result = self._evaluation.run(image, sigma.view(1, 1, 1), BlockExchange(pipe, sender, ledger))
+    def run(
+        self, image: Tensor, sigma: Tensor, ledger: OpeningLedger, pipe: Pipe, sender: Sender, stopwatch: Stopwatch
+    ) -> tuple[Tensor, int]:
+        opener = TimedOpener(BlockExchange(pipe, sender, ledger), stopwatch)
+        result = self._evaluation.run(image, sigma.view(1, 1, 1), opener)
         return result.share, result.flags
 
 
@@ -168,11 +176,12 @@ def evaluate(pipe: Pipe) -> None:
     if header is None or header.kind is not Kind.GO:
         raise RemoteProtocolError("the other server did not get ready")
     started = time.monotonic()
-    sender = Sender(pipe)
+    sender, stopwatch = Sender(pipe), Stopwatch()
     ledger = OpeningLedger(MaterialId(job.material_id), [plan.opened_words(index) for index in range(plan.rounds)])
     sigma = torch.tensor([job.sigma_share], dtype=torch.int64)
     try:
-        output, flags = engine.run(window_of(job, unpacked_share(job, role)), sigma, ledger, pipe, sender)
+        output, flags = engine.run(window_of(job, unpacked_share(job, role)), sigma, ledger, pipe, sender, stopwatch)
+        stopwatch.stop()
     finally:
         sender.finish()
     if not ledger.finished:
@@ -185,6 +194,7 @@ def evaluate(pipe: Pipe) -> None:
         sent_bytes=sender.sent_bytes,
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         flags=flags,
+        messages=stopwatch.messages,
     )
     pipe.send(Kind.STATS, stats.SerializeToString())
     if not flags:  # a share that truncation may have spoiled is never released

@@ -18,7 +18,7 @@ from client.model_file import load_model
 from protocols.errors import BadInputError, ConfigurationError, DarkroomError
 from training.checkpoint import load_checkpoint
 from training.device import CPU, Device, choose_device
-from training.export import export_model
+from training.export import add_ranges, export_model
 from training.fit import Fitting, Log, Outcome
 from training.images import load_series, load_split
 from training.measure import SEED, SLICES, measure_model
@@ -131,6 +131,17 @@ def export(
         _, validation = load_split(images, settings.images)
         bound = export_model(output, settings.build_network(), checkpoint, validation)
         typer.echo(f"step {checkpoint.step}, best validation {checkpoint.best_psnr_db:.2f} dB, bound {bound:.2f}: {output}")
+
+
+@app.command()
+def ranges(model: Annotated[Path, typer.Option("--model", help="Model file, changed in place.")]) -> None:
+    """Fill in the fixed-point ranges of a model file's wires (protocols/wire_ranges.py); its weights stay."""
+    with _reported():
+        ranged = add_ranges(model)
+        flags = ranged.expected_flags(512, 512)
+        typer.echo(
+            f"{ranged.frac_bits} fractional bits, rounding up to {ranged.error:.2e}, {flags:.2e} flags at 512x512: {model}"
+        )
 
 
 @app.command()

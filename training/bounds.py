@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from protocols.fixed_point import IMAGE_HIGH, IMAGE_LOW
+from protocols.hostile_images import SIGMAS, hostile_batches
 from protocols.network import IMAGE_WIRE, Conv, Gate, Network
-from training.hostile import PATTERNS, hostile_plane, pattern_plane
+from training.hostile import hostile_plane
 from training.images import Series, spread_slices
 from training.probe import Probe, probe_all
 
 SIDE: Final = 64  # more than a receptive field
-SIGMAS: Final = (0.0, 25.0, 55.0)  # in 1/255 of the range: the ends of what training saw, and the middle
-DRAWS: Final = 3  # of each random pattern
 ASCENT_SIDE: Final = 48  # a receptive field of the flat networks: what is outside cannot reach the peak
 ASCENT_STEPS: Final = 40
 ASCENT_STRIDE: Final = 0.3  # of the sign of the gradient, falling to zero; 10 strides cross [-1, 2]
@@ -33,7 +32,7 @@ ESCAPE: Final = 64.0  # a search that finds more has found a place where product
 class Bounds:
     """Largest magnitudes found, and how many of the searches by gradient ascent went beyond ESCAPE.
 
-    wires: the largest magnitude of each wire, over everything tried.
+    wires: the largest magnitude of each wire, over everything tried. usual: over patterns and slices alone.
     """
 
     patterns: float
@@ -42,6 +41,7 @@ class Bounds:
     searches: int
     escapes: int
     wires: dict[str, float] = field(repr=False)
+    usual: dict[str, float] = field(repr=False)
 
     @property
     def bound(self) -> float:
@@ -63,31 +63,21 @@ def measure_bounds(network: Network, weights: dict[str, Tensor], series: Sequenc
     rng = np.random.default_rng(seed)
     probe = probe_all(network)
     fixed = {name: weight.detach() for name, weight in weights.items()}
-    patterns = _maxima(probe, fixed, _patterns(rng))
+    patterns = _maxima(probe, fixed, hostile_batches(SIDE, rng))
     slices = _maxima(probe, fixed, _slices(series, rng))
     ascent, reached = _ascend(probe, fixed, rng)
     wires = {name: max(found[name] for found in (patterns, slices, ascent)) for name in patterns}
     largest = [max(found.values()) for found in (patterns, slices, ascent)]
     escapes = sum(value > ESCAPE for value in reached)
+    usual = {name: max(patterns[name], slices[name]) for name in patterns}
     wires[IMAGE_WIRE] = max(abs(IMAGE_LOW), abs(IMAGE_HIGH))
-    return Bounds(largest[0], largest[1], largest[2], len(reached), escapes, wires)
+    return Bounds(largest[0], largest[1], largest[2], len(reached), escapes, wires, usual)
 
 
 def largest_on_patterns(network: Network, weights: dict[str, Tensor], *, seed: int) -> float:
     """The largest magnitude of any wire over the patterns alone: quick, for comparing networks."""
     fixed = {name: weight.detach() for name, weight in weights.items()}
-    return max(_maxima(probe_all(network), fixed, _patterns(np.random.default_rng(seed))).values())
-
-
-def _patterns(rng: np.random.Generator) -> Iterator[tuple[Tensor, float]]:
-    """Batches of every pattern between several pairs of levels, without and with noise, and their noise level."""
-    levels = ((IMAGE_LOW, IMAGE_HIGH), (IMAGE_HIGH, IMAGE_LOW), (0.0, 1.0), (1.0, IMAGE_HIGH))
-    for pattern in PATTERNS:
-        planes = np.stack([pattern_plane(pattern, SIDE, *pair, rng) for pair in levels for _ in range(DRAWS)])[:, None]
-        for sigma in SIGMAS:
-            noise = np.float32(sigma / 255) * rng.standard_normal(planes.shape, dtype=np.float32)
-            yield torch.from_numpy(planes), sigma
-            yield torch.from_numpy(planes + noise).clamp(IMAGE_LOW, IMAGE_HIGH), sigma
+    return max(_maxima(probe_all(network), fixed, hostile_batches(SIDE, np.random.default_rng(seed))).values())
 
 
 def _slices(series: Sequence[Series], rng: np.random.Generator) -> Iterator[tuple[Tensor, float]]:

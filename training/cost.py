@@ -3,7 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from protocols.network import Conv, Gate, Linear, Network, Product, Relu
+from protocols.layer_costs import layer_macs
+from protocols.network import Network
 from protocols.plan import plan_for
 from protocols.ring import WORD_BYTES
 
@@ -21,19 +22,10 @@ class Cost:
 def network_cost(network: Network, height: int = 512, width: int = 512) -> Cost:
     """Wires and rounds are those of the dealing plan, comparisons of a ReLU included.
 
-    macs: multiplications of convolutions, and one for each output of a gate, a product or a ReLU's selection.
+    macs: as protocols.layer_costs counts them.
     """
     shapes = network.wire_shapes(height, width)
-    macs = 0
-    for layer in network.layers:
-        out = math.prod(shapes[layer.out])
-        match layer:
-            case Conv():
-                macs += out * (shapes[layer.source][0] // layer.groups) * layer.kernel**2
-            case Linear():
-                macs += out * math.prod(shapes[layer.source])
-            case Gate() | Product() | Relu():
-                macs += out  # of a ReLU the product with its sign; the comparison's bit operations are no multiplications
+    macs = sum(layer_macs(layer, shapes) for layer in network.layers)
     plan = plan_for(network, height, width)
     words = plan.sent_bytes / WORD_BYTES
     pixels = height * width

@@ -3,35 +3,64 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from client.model_file import save_model
+import numpy as np
+from safetensors import safe_open
+
+from client.model_file import load_model, save_model
 from protocols.network import Network
+from protocols.wire_ranges import RangedNetwork, measured_ranges
 from training.architecture import on_grid
 from training.bounds import measure_bounds
 from training.checkpoint import Checkpoint
 from training.images import Series
 
 BOUND_SEED: Final = 7
+WRITTEN: Final = ("format", "network", "conditioning", "bound")  # by save_model itself
 
 
 def export_model(path: Path, network: Network, checkpoint: Checkpoint, series: Sequence[Series]) -> float:
-    """Write the best weights (before the first validation: the averaged ones) and give the bound measured for them."""
+    """Write the best weights (before the first validation: the averaged ones) and give the bound measured for them.
+
+    The ranges cover patterns and slices, not what gradient ascent found: such an image hurts only the one who sends it, and
+    covering it would make flags many times as frequent in every evaluation.
+    Raises NetworkDescriptionError: a wire grows without limit on a pattern; train on, with more pressure.
+    """
     weights = on_grid(network, checkpoint.best or checkpoint.average)
     bounds = measure_bounds(network, weights, series, seed=BOUND_SEED)
+    ranged = measured_ranges(network, weights, np.random.default_rng(BOUND_SEED), known=bounds.usual)
     rounded = {name: math.ceil(value * 1000) / 1000 for name, value in bounds.wires.items()}
     notes = {
-        "wire_bounds": json.dumps(rounded, sort_keys=True),  # scales per wire follow from these (DESIGN section 6)
+        "wire_bounds": json.dumps(rounded, sort_keys=True),
         "bound_patterns": f"{bounds.patterns:.3f}",
         "bound_slices": f"{bounds.slices:.3f}",
         "bound_ascent": f"{bounds.ascent:.3f}",
+        "rounding_error": f"{ranged.error:.3g}",
+        "expected_flags_512": f"{ranged.expected_flags(512, 512):.3g}",
         "steps": str(checkpoint.step),
         "psnr_out_db": f"{checkpoint.best_psnr_db:.3f}",
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_model(partial, network, weights, bound=bounds.bound, **notes)
-    partial.chmod(0o644)  # safetensors writes it for its owner alone; a model that is shipped is public
+    save_model(partial, ranged.network, weights, bound=bounds.bound, **notes)
+    partial.chmod(0o644)  # whatever the umask: a model that is shipped is public
     partial.replace(path)
     return bounds.bound
+
+
+def add_ranges(path: Path) -> RangedNetwork:
+    """Fill in the ranges of a model file's network, in place. Raises BadInputError, NetworkDescriptionError."""
+    model = load_model(path)
+    with safe_open(path, framework="pt") as file:
+        notes = {key: value for key, value in file.metadata().items() if key not in WRITTEN}
+    bare = replace(model.network, ranges=())
+    ranged = measured_ranges(bare, model.weights, np.random.default_rng(BOUND_SEED))
+    notes |= {"rounding_error": f"{ranged.error:.3g}", "expected_flags_512": f"{ranged.expected_flags(512, 512):.3g}"}
+    partial = path.with_suffix(".partial")
+    save_model(partial, ranged.network, model.weights, bound=model.bound, **notes)
+    partial.chmod(0o644)
+    partial.replace(path)
+    return ranged

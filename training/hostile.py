@@ -5,7 +5,7 @@ Products of products grow without limit on inputs that training never showed: wi
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from protocols.fixed_point import IMAGE_HIGH, IMAGE_LOW
+from protocols.hostile_images import PATTERNS, pattern_plane
 from training.device import CPU
 from training.probe import Probe
 
-PATTERNS: Final = ("constant", "checkerboard", "stripes", "step", "salt_and_pepper", "uniform_noise", "blobs")
 LIFETIME: Final = 32  # steps that an image climbs
 STRIDE: Final = 0.3  # of the first step, falling to zero; 10 strides cross [-1, 2]
 LEAK: Final = 0.01
@@ -104,34 +104,3 @@ def pressure(probe: Probe, weights: dict[str, Tensor], offer: Offer, limit: floa
     excess = peaks.clamp(min=PEAK_FLOOR).div(limit).log()
     aimed = excess.gather(1, offer.targets[:, None])
     return functional.relu(excess).mean() + functional.leaky_relu(aimed, LEAK).mean()
-
-
-def pattern_plane(pattern: str, side: int, first: float, second: float, rng: np.random.Generator) -> NDArray[np.float32]:
-    """A square plane of one of PATTERNS, between the levels `first` and `second`."""
-    return (first + (second - first) * _mixture(pattern, side, rng)).astype(np.float32)
-
-
-def _mixture(pattern: str, side: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """A plane in [0, 1]."""
-    rows, columns = np.mgrid[:side, :side]
-    period = int(rng.integers(1, 9))
-    plane: NDArray[Any]
-    match pattern:
-        case "constant":
-            plane = np.full((side, side), rng.integers(2))
-        case "checkerboard":
-            plane = (rows // period + columns // period) % 2
-        case "stripes":
-            plane = ((rows if rng.random() < 0.5 else columns) // period) % 2
-        case "step":
-            plane = rows + columns > int(rng.integers(side // 2, 3 * side // 2))
-        case "salt_and_pepper":
-            plane = rng.random((side, side)) < rng.choice([0.01, 0.1, 0.5])
-        case "uniform_noise":
-            plane = rng.random((side, side))
-        case "blobs":
-            coarse = rng.random((-(-side // 8), -(-side // 8))) < 0.5
-            plane = np.kron(coarse, np.ones((8, 8)))[:side, :side]
-        case _:
-            raise ValueError(f"unknown pattern {pattern!r}; known are {', '.join(PATTERNS)}")
-    return plane.astype(np.float64)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from client.result_stream import ResultReader
+from client.result_stream import MessageCost, ResultReader, summed_messages
 from proto import darkroom_pb2 as pb
 from protocols.errors import RemoteProtocolError
 from protocols.identifiers import Role
@@ -64,6 +64,22 @@ def test_blind_shares():
 def test_tampered_streams_are_refused(replies, message):
     with pytest.raises(RemoteProtocolError, match=message):
         read(*replies)
+
+
+def test_messages_are_taken_with_their_times():
+    stated = [pb.MessageCost(arithmetic_seconds=0.5, waiting_seconds=0.25, sent_bytes=8), pb.MessageCost(sent_bytes=16)]
+    result = read(header(cost=pb.Cost(rounds=2, messages=stated)), chunk())
+    assert result.cost.messages == (MessageCost(0.5, 0.25, 8), MessageCost(0.0, 0.0, 16))
+    assert summed_messages([result.cost.messages, result.cost.messages[:1]]) == (
+        MessageCost(1.0, 0.5, 16),
+        MessageCost(0.0, 0.0, 16),
+    )
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf")])
+def test_times_that_are_no_numbers_are_refused(seconds):
+    with pytest.raises(RemoteProtocolError, match="no numbers"):
+        read(header(cost=pb.Cost(messages=[pb.MessageCost(waiting_seconds=seconds)])), chunk())
 
 
 @pytest.mark.parametrize("seed", [b"", bytes(31), bytes(33)])

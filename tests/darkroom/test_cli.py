@@ -9,16 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from client.config import load_config
 from client.images import read_image
+from client.model_file import load_model
 from darkroom.__main__ import main
 from darkroom.provision import Site, provision
 from darkroom.settings_files import Addresses, hospital_settings
 from proto.party import Settings
+from protocols import wire_ranges
 from protocols.identifiers import Role
 
 OBJECT = "0" * 32
+LITTLE_DNCNN = {0: (4, 1, 3, 3), 2: (4, 4, 3, 3), 5: (1, 4, 3, 3)}
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,12 @@ def image(tmp_path: Path) -> Path:
         ["store", "x.npy", "--sigma", "-1", "--config", "c.toml"],
         ["denoise", OBJECT, "--config", "c.toml"],
         ["up"],
+        ["plan"],
+        ["plan", "--size", "512"],
+        ["plan", "--size", "64x64", "--bandwidth", "fast"],
+        ["plan", "--size", "64x64", "--rtt", "20"],
+        ["plan", "--size", "64x64", "--engine", "steam"],
+        ["denoise", ".", "-o", "out", "--profile", "--config", "c.toml"],
     ],
 )
 def test_usage_errors(darkroom: Darkroom, arguments: list[str]) -> None:
@@ -105,6 +115,58 @@ def test_a_new_key_is_private_and_overwrites_nothing(darkroom: Darkroom, tmp_pat
     assert darkroom("key", "new", path).returncode == 0
     assert path.stat().st_mode & 0o777 == 0o600
     assert darkroom("key", "new", path).returncode == 4
+
+
+def test_an_imported_dncnn_is_a_model_file(darkroom: Darkroom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire_ranges, "SIDE", 16)
+    state = {f"dncnn.{place}.weight": torch.full(shape, 0.01) for place, shape in LITTLE_DNCNN.items()}
+    norm = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
+    torch.save(state | {f"dncnn.3.{name}": torch.full((4,), value) for name, value in norm.items()}, tmp_path / "net.pth")
+    done = darkroom("model", "import-dncnn", tmp_path / "net.pth", "-o", tmp_path / "dncnn.safetensors")
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'dncnn.safetensors'}\n"), done.stderr
+    assert "3 convolutions" in done.stderr
+    model = load_model(tmp_path / "dncnn.safetensors")
+    assert not model.network.conditioned
+    assert [name for name, _ in model.network.ranges] == ["conv1", "conv2", "exit"]
+
+
+def test_no_dncnn_is_bad_input(darkroom: Darkroom, tmp_path: Path) -> None:
+    (tmp_path / "net.pth").write_text("no state dict")
+    for source, target in (("net.pth", "net.safetensors"), ("none.pth", "net.safetensors"), ("net.pth", "net.pth")):
+        done = darkroom("model", "import-dncnn", tmp_path / source, "-o", tmp_path / target)
+        assert (done.returncode, done.stdout) == (3, ""), done.stderr
+    assert not (tmp_path / "net.safetensors").exists()
+
+
+def test_a_plan_needs_no_server(darkroom: Darkroom, tmp_path: Path) -> None:
+    done = darkroom("plan", "--size", "64x80", "--bandwidth", "100Mbit", "--rtt", "40ms", "--json", tmp_path / "plan.json")
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.splitlines()[-1].split()
+    assert last[0] == "total"
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert (plan["model"], plan["image"], plan["tiles"]) == ("base", {"height": 64, "width": 80}, 1)
+    total, circumstances = plan["total"], plan["circumstances"]
+    assert last[1] == f"{total['wires']:,}"
+    assert total["sent_bytes"] == sum(layer["sent_bytes"] for layer in plan["layers"])
+    waiting = total["sent_bytes"] * 8 / 1e8 + total["rounds"] * 0.02
+    arithmetic = total["macs"] / circumstances["macs_per_second"] + total["sent_bytes"] / 8 * circumstances["word_seconds"]
+    assert total["seconds"] == pytest.approx(waiting + arithmetic)
+
+
+def test_a_plan_of_either_engine(darkroom: Darkroom) -> None:
+    plans = {}
+    for engine in ("masked", "crypten"):
+        done = darkroom("plan", "--size", "32x32", "--engine", engine, "--json", "-")
+        assert done.returncode == 0, done.stderr
+        plans[engine] = json.loads(done.stdout)
+        assert plans[engine]["engine"] == engine
+    assert plans["masked"]["total"]["macs"] == plans["crypten"]["total"]["macs"]
+    assert plans["crypten"]["total"]["flags"] == 0
+
+
+def test_a_plan_of_an_unknown_model(darkroom: Darkroom) -> None:
+    assert darkroom("plan", "--model", "none", "--size", "64x64").returncode == 4
+    assert darkroom("plan", "--size", "4x4").returncode == 3
 
 
 def test_missing_configuration(darkroom: Darkroom, image: Path, tmp_path: Path) -> None:

@@ -56,6 +56,14 @@ def test_train_export_and_measure(
     after = load_model(tmp_path / "run" / "tiny.safetensors")
     assert all(torch.equal(after.weights[name], weight) for name, weight in before.weights.items())
 
+    named = [layer.out for layer in after.network.layers if layer.op in ("conv", "gate")]
+    assert [name for name, _ in after.network.ranges] == sorted(named)
+    again = runner.invoke(app, ["ranges", "--model", str(tmp_path / "run" / "tiny.safetensors")])
+    assert again.exit_code == 0, again.output
+    ranged = load_model(tmp_path / "run" / "tiny.safetensors")
+    assert (ranged.network.layers, ranged.bound) == (after.network.layers, after.bound)
+    assert ranged.network.ranges
+
     measured = runner.invoke(app, ["measure", "--model", str(model), "--images", str(images_folder), "--json", "-"])
     assert measured.exit_code == 0, measured.output
     report = json.loads(measured.stdout)

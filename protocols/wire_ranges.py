@@ -1,0 +1,184 @@
+"""The fixed-point format of every truncated wire, from what it holds on hostile images and what rounding does to a result.
+
+The rule, for any network:
+
+* Magnitude: 2^l is at least MARGIN times the largest value found, over patterns in [-1, 2] without and with noise
+  (protocols.hostile_images), noisy phantoms, and what the caller has found besides, such as by gradient ascent. **Measured, not
+  proven**: an image that no one tried may go further, and then truncation fails silently (protocols.truncation).
+* Fractional bits: a wire that a convolution reads has f. One that a gate or product reads has (f + weight bits) / 2, which makes
+  its product as long as a convolution's: the longest ones decide on how often a truncation is flagged. One that no product reads
+  has FRAC_BITS, as a result must: no later truncation gets longer by it.
+* f is the coarsest of F_RANGE with which noisy phantoms come out within SHARE of `tolerance` of floating point, as other images
+  have other noise; the finest where none does. Each bit less halves the flags, and narrows comparisons.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+import torch
+from numpy.random import Generator  # noqa: TID251 - an argument
+from torch import Tensor
+
+from protocols.errors import NetworkDescriptionError
+from protocols.fixed_point import FRAC_BITS, decode, encode
+from protocols.float_evaluation import evaluate_float, float_wires
+from protocols.hostile_images import Batch, hostile_batches, phantom_batches
+from protocols.masked_oracle import Truncate, masked_oracle
+from protocols.masked_plan import MaskedPlan, WireItem, masked_plan
+from protocols.network import MAGNITUDE_RANGE, TRUNCATED, Gate, Layer, Network, Product, WireRange
+from protocols.prg import KEY_BYTES, Prg
+
+TOLERANCE: Final = 1 / 4095  # of the range: a grey level of a 12-bit image
+MARGIN: Final = 2.0
+SHARE: Final = 0.75  # between 48x48 and 160x160 the largest difference grows by less than a quarter
+F_RANGE: Final = (10, 18)
+WEIGHT_BITS_RANGE: Final = (10, 16)
+SIDE: Final = 48  # more than the receptive field of 20 convolutions of 3x3
+PHANTOMS: Final = 2  # of each noise level
+
+
+@dataclass(frozen=True)
+class RangedNetwork:
+    """A description with ranges filled in. error: largest difference from floating point on the phantoms, in the end."""
+
+    network: Network
+    frac_bits: int  # f
+    error: float
+    largest: Mapping[str, float]  # value found on each wire
+
+    def expected_flags(self, height: int, width: int) -> float:
+        """In one evaluation at this size."""
+        return masked_plan(self.network, height, width).expected_flags
+
+
+def measured_ranges(
+    network: Network,
+    weights: Mapping[str, Tensor],
+    rng: Generator,
+    *,
+    tolerance: float = TOLERANCE,
+    known: Mapping[str, float] | None = None,
+) -> RangedNetwork:
+    """Fill in the ranges of a network for its weights by the rule above. known: magnitudes found elsewhere, by wire.
+
+    Run by whoever makes a model. Raises NetworkDescriptionError: a wire grows beyond what the ring can hold.
+    """
+    phantoms = list(phantom_batches(SIDE, PHANTOMS, rng))
+    largest = largest_values(network, weights, (*hostile_batches(SIDE, rng), *phantoms))
+    for wire, value in (known or {}).items():
+        largest[wire] = max(largest.get(wire, 0.0), value)
+    for frac_bits in range(F_RANGE[0], F_RANGE[1] + 1):
+        ranged = replace(network, ranges=_ranges(network, largest, frac_bits))
+        error = rounding_error(ranged, weights, phantoms)
+        if error <= tolerance * SHARE or frac_bits == F_RANGE[1]:
+            return RangedNetwork(ranged, frac_bits, error, largest)
+    raise AssertionError("F_RANGE is empty")
+
+
+def weight_grid(
+    network: Network, weights: Mapping[str, Tensor], rng: Generator, *, tolerance: float = TOLERANCE
+) -> tuple[int, float]:
+    """The coarsest grid of weights on which noisy phantoms stay within SHARE of `tolerance`, and the largest difference there."""
+    phantoms = list(phantom_batches(SIDE, PHANTOMS, rng))
+    for frac_bits in range(WEIGHT_BITS_RANGE[0], WEIGHT_BITS_RANGE[1] + 1):
+        rounded = _on_grid(replace(network, weight_frac_bits=frac_bits), weights)
+        error = max(_float_difference(network, weights, rounded, batch) for batch in phantoms)
+        if error <= tolerance * SHARE or frac_bits == WEIGHT_BITS_RANGE[1]:
+            return frac_bits, error
+    raise AssertionError("WEIGHT_BITS_RANGE is empty")
+
+
+def largest_values(network: Network, weights: Mapping[str, Tensor], batches: Iterable[Batch]) -> dict[str, float]:
+    """The largest magnitude of every wire over the images; infinite where one overflows."""
+    found: dict[str, float] = {}
+    with torch.inference_mode():
+        for images, sigma in batches:
+            for name, value in float_wires(network, weights, images, torch.full((images.shape[0],), sigma / 255)).items():
+                top = float(value.abs().max())
+                found[name] = max(found.get(name, 0.0), top if math.isfinite(top) else math.inf)
+    return found
+
+
+def rounding_error(network: Network, weights: Mapping[str, Tensor], batches: list[Batch]) -> float:
+    """The largest difference between the masked engine and float64, in units of the range.
+
+    Each truncation carries as the engine's does, from a stream under a fixed key: it rounds without bias.
+    """
+    words = {name: encode(weight, frac_bits=_grid(network, name)) for name, weight in weights.items()}
+    exact = _on_grid(network, weights)
+    stream, plan = Prg(bytes(KEY_BYTES)), masked_plan(network, *batches[0][0].shape[2:])
+
+    def carried(item: WireItem, product: Tensor) -> Tensor:
+        mask = stream.words(item.number, 0, tuple(product.shape)) & ((1 << item.shift) - 1)
+        return (product + mask) >> item.shift
+
+    return max(_difference(plan, words, exact, batch, carried) for batch in batches)
+
+
+def _difference(
+    plan: MaskedPlan, words: Mapping[str, Tensor], exact: Mapping[str, Tensor], batch: Batch, carried: Truncate
+) -> float:
+    """Of the engine's result from the float one, on the images of a batch."""
+    images, level = encode(batch[0]), encode(torch.tensor([batch[1] / 255], dtype=torch.float64))
+    with torch.inference_mode():
+        expected = evaluate_float(plan.network, exact, decode(images), decode(level).expand(images.shape[0]))
+        results = [masked_oracle(plan, words, image, level.view(1, 1, 1), carried) for image in images]
+    return float((decode(torch.stack(results)) - expected).abs().max())
+
+
+def _float_difference(network: Network, first: Mapping[str, Tensor], second: Mapping[str, Tensor], batch: Batch) -> float:
+    """Between two sets of weights, in double precision, on the images of a batch."""
+    images, sigma = batch[0].double(), torch.full((batch[0].shape[0],), batch[1] / 255, dtype=torch.float64)
+    with torch.inference_mode():
+        a, b = (
+            evaluate_float(network, {n: w.double() for n, w in weights.items()}, images, sigma) for weights in (first, second)
+        )
+    return float((a - b).abs().max())
+
+
+def _on_grid(network: Network, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters as the servers hold them, as doubles."""
+    return {
+        name: decode(encode(w, frac_bits=_grid(network, name)), frac_bits=_grid(network, name)) for name, w in weights.items()
+    }
+
+
+def _grid(network: Network, name: str) -> int:
+    """Fractional bits of a parameter."""
+    return network.weight_frac_bits if name.endswith(".weight") else FRAC_BITS
+
+
+def _ranges(network: Network, largest: Mapping[str, float], frac_bits: int) -> tuple[tuple[str, WireRange], ...]:
+    """The rule of this module for one f."""
+    multiplied, convolved = _read_by(network, (Gate, Product)), _read_by(network, TRUNCATED)
+    factor_bits = (frac_bits + network.weight_frac_bits) // 2
+
+    def bits(wire: str) -> int:
+        if wire in multiplied:
+            return min(factor_bits, FRAC_BITS)
+        return frac_bits if wire in convolved else FRAC_BITS
+
+    names = sorted(layer.out for layer in network.layers if isinstance(layer, TRUNCATED))
+    return tuple((name, WireRange(bits(name), _magnitude_bits(name, largest[name]))) for name in names)
+
+
+def _read_by(network: Network, kinds: tuple[type[Layer], ...]) -> set[str]:
+    """The wires that a layer of these kinds reads, at once or through layers that neither multiply nor truncate."""
+    found: set[str] = set()
+    for layer in reversed(network.layers):
+        if isinstance(layer, kinds) or (layer.out in found and not isinstance(layer, TRUNCATED)):
+            found.update(layer.sources)
+    return found
+
+
+def _magnitude_bits(wire: str, largest: float) -> int:
+    """L with MARGIN * largest <= 2^l. Raises NetworkDescriptionError where no range is wide enough."""
+    low, high = MAGNITUDE_RANGE
+    if largest * MARGIN > 2.0**high:
+        raise NetworkDescriptionError(
+            f"{wire} reaches {largest:.3g} on an image within [-1, 2], beyond all that the ring can hold with a margin: "
+            "train the network so that its wires stay small on hostile images (training/README.md)"
+        )
+    return max(low, math.ceil(math.log2(largest * MARGIN))) if largest else low
