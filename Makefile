@@ -12,7 +12,7 @@ help:
 	@echo "make demo    a real image denoised by two servers that cannot see it; ARGS=\"--sigma 15\""
 	@echo "make check   lint, types, layers, tests without sockets: a minute"
 	@echo "make test    the same and the integration tests: what CI runs"
-	@echo "make bench   beside stock CrypTen"
+	@echo "make bench   beside stock CrypTen and SPU, over three kinds of network: hours, and it goes on where it was stopped; ARGS=\"--sizes 128\""
 	@echo "make quality pictures beside BM3D and others: quality-report/; IMAGES=DIR (default ../shared/data), ARGS=\"--slices 2\""
 	@echo "make security what each party can learn, shown by running it: docs/security-report; ARGS=\"--quick\" for a short form"
 	@echo "make clean   remove .venv, caches and results"
@@ -66,7 +66,14 @@ failures: .venv/.dev
 evaluation: .venv/.dev
 	$(BIN)/pytest -v -m evaluation $(ARGS)
 
-bench: .venv/.run
+# SPU pins its numpy and JAX, so it has an environment of its own; its wheels are for Linux and macOS. Without it: `python -m bench`.
+.venv-spu/.made: bench/spu-requirements.txt .venv/.run
+	@echo "bench: making .venv-spu for the peer SPU (1 GB on disk)"
+	@$(BIN)/python -m venv --clear .venv-spu
+	@.venv-spu/bin/python -m pip --disable-pip-version-check install --quiet -r bench/spu-requirements.txt
+	@touch $@
+
+bench: .venv/.run .venv-spu/.made
 	$(BIN)/python -m bench $(ARGS)
 
 quality: .venv/.evaluation
@@ -76,5 +83,5 @@ security: .venv/.evaluation
 	$(BIN)/python -m security $(ARGS)
 
 clean:
-	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist darkroom-demo
+	rm -rf .venv .venv-spu .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist darkroom-demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,150 +1,152 @@
-"""`python -m bench`: our CrypTen engine beside stock CrypTen, the same network and images, in turn, in one run.
+"""`python -m bench`: Darkroom beside its peers, the same networks and images, in turn, in one run.
 
-Ours runs as it is deployed: three processes, mutual TLS on every link, AES-CTR, a dealer. Stock CrypTen runs as two
-processes on loopback (gloo, no TLS), with its trusted first party. One thread per server. Medians of all repetitions.
+Results are kept as they come: a run that is stopped goes on where it was. How it is measured: docs/benchmarks.md.
 """
 
 import argparse
-import json
 import os
 import platform
-import statistics
+import signal
 import sys
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from functools import partial
+from importlib import metadata
 from pathlib import Path
-from time import perf_counter
-from typing import Any
+from types import FrameType
+from typing import Any, Final
 
-import numpy as np
 import torch
 
-from bench.stock_crypten import StockCrypTen
-from bench.tables import markdown
-from bench.workload import phantom
-from client import acquisition, edge
-from client.config import HospitalConfig, load_config
-from client.images import read_image
-from client.model_file import Model, load_model
-from client.model_owner import push_model
-from client.report import float_estimate
+from bench import results as kept
+from bench import spu_peer
+from bench.figures import write_figures
+from bench.grid import CHEETAH, ENGINES, LIMIT_SECONDS, SEMI2K, Wanted, measure
+from bench.shaping_proxy import CONDITIONS, LOOPBACK
+from bench.tables import section, write_section
+from bench.workload import NETWORKS
+from client.files import replacing
 from darkroom import __version__
-from darkroom.simulation import simulation
-from protocols.identifiers import Role
-from protocols.packing import PackingMode
+from protocols.errors import DarkroomError
 
-MODEL = Path("darkroom/models/base.safetensors")
-SIGMA = 25.0 / 255
-
-Row = dict[str, float]
+JSON: Final = Path("bench-results/results.json")
+PAGE: Final = Path("docs/benchmarks.md")
+LINES: Final = (LOOPBACK, *CONDITIONS)
 
 
-def measure_ours(config: HospitalConfig, model: Model, path: Path, reference: torch.Tensor) -> Row:
-    """One store, one evaluation by the edge, one delete."""
-    record = acquisition.store(config, read_image(path), packing=PackingMode.KEYED, sigma=SIGMA)
-    try:
-        started = perf_counter()
-        result = edge.denoise(config, record.object_id, model=model.name)
-        seconds = perf_counter() - started
-    finally:
-        acquisition.delete(config, record.object_id)
-    costs = result.costs
-    return {
-        "online_seconds": result.online_seconds,
-        "offline_seconds": result.offline_seconds,
-        "whole_seconds": seconds,
-        "sent_bytes": max(cost.sent_bytes for cost in costs.values()),
-        "dealt_bytes": max(cost.dealt_bytes for cost in costs.values()),
-        "rounds": costs[Role.A].rounds,
-        "peak_rss_bytes": max(cost.peak_rss_bytes for cost in costs.values()),
-        "max_abs_diff": float((result.pixels - reference).abs().max()),
-    }
-
-
-def measure_stock(stock: StockCrypTen, path: Path) -> Row:
-    """One evaluation. Its dealing happens inside the evaluation, so there are two ways to read its online time."""
-    row = stock.evaluate(path, SIGMA)
-    return {
-        "online_seconds": row["online_seconds"],
-        "online_without_dealing_seconds": row["online_seconds"] - row["dealing_seconds"],
-        "sent_bytes": row["sent_bytes"],
-        "rounds": row["rounds"],
-        "peak_rss_bytes": row["peak_rss_bytes"],
-        "max_abs_diff": row["max_abs_diff"],
-    }
-
-
-def measure_float(model: Model, path: Path) -> Row:
-    """The limit: plaintext, float32, one thread."""
-    image = torch.from_numpy(np.load(path, allow_pickle=False)).double()
-    started = perf_counter()
-    float_estimate(model, image, SIGMA)
-    return {"online_seconds": perf_counter() - started}
-
-
-def medians(rows: list[Row]) -> Row:
-    """The median of each figure, which is not the figures of the median run."""
-    return {name: statistics.median(row[name] for row in rows) for name in rows[0]}
-
-
-def run(sizes: list[int], repetitions: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    """All measurements; engines alternate, so that a noisy minute hits both."""
-    model = load_model(MODEL)
-    torch.set_num_threads(1)
-    results: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder, simulation(Path(folder) / "site", tell=tell) as running:
-        config = load_config(running.hospital_file)
-        push_model(config, model)
-        stock = StockCrypTen(MODEL)
-        try:
-            for side in sizes:
-                path = Path(folder) / f"{side}.npy"
-                np.save(path, phantom(side, 25.0))
-                reference = float_estimate(model, torch.from_numpy(np.load(path)).double(), SIGMA)
-                np.save(f"{path}.float.npy", reference[None].numpy())
-                rows: dict[str, list[Row]] = {"ours": [], "stock": [], "float": []}
-                for repetition in range(repetitions + 1):
-                    taken = {
-                        "ours": measure_ours(config, model, path, reference),
-                        "stock": measure_stock(stock, path),
-                        "float": measure_float(model, path),
-                    }
-                    tell(
-                        f"{side}x{side} {'warm-up' if repetition == 0 else f'{repetition}/{repetitions}'}: "
-                        f"ours {taken['ours']['online_seconds']:.2f} s, stock {taken['stock']['online_seconds']:.2f} s"
-                    )
-                    if repetition:
-                        for engine, row in taken.items():
-                            rows[engine].append(row)
-                results[str(side)] = {engine: medians(all_rows) for engine, all_rows in rows.items()}
-        finally:
-            stock.close()
-    return {
-        "version": __version__,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "crypten": "0.4.1"},
-        "machine": {"cores": os.cpu_count(), "processor": platform.machine()},
-        "model": model.name,
-        "repetitions": repetitions,
-        "sizes": results,
-    }
-
-
-def main() -> None:
-    """Entry point."""
+def parsed(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[128, 512], help="sides of the square images")
-    parser.add_argument("--repetitions", type=int, default=5, help="counted runs of each; one warm-up goes before")
-    parser.add_argument("--json", type=Path, help="write all figures here")
-    parser.add_argument("--markdown", type=Path, help="write the table here")
-    arguments = parser.parse_args()
-    result = run(arguments.sizes, arguments.repetitions, lambda line: print(line, file=sys.stderr, flush=True))
-    table = markdown(result)
-    print(table)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
-    if arguments.markdown:
-        arguments.markdown.write_text(table + "\n")
+    parser.add_argument("--networks", type=_words(NETWORKS), default=list(NETWORKS), help="comma-separated: base, dncnn")
+    parser.add_argument("--engines", type=_words(ENGINES), default=list(ENGINES), help=f"comma-separated: {', '.join(ENGINES)}")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256, 512], help="sides of the square images")
+    parser.add_argument("--shaped-sizes", type=int, nargs="+", default=[128], help="the same, for lines other than loopback")
+    parser.add_argument("--lines", type=_words(LINES), default=list(LINES), help=f"comma-separated: {', '.join(LINES)}")
+    parser.add_argument("--repetitions", type=int, default=5, help="counted evaluations of each; a warm-up goes before")
+    parser.add_argument("--limit", type=float, default=LIMIT_SECONDS, help="seconds after which a larger size is not tried")
+    parser.add_argument("--model", type=Path, help="the file of `base`, in place of the shipped one")
+    parser.add_argument("--dncnn", type=Path, help="the file of a trained DnCNN, in place of seeded weights")
+    parser.add_argument(
+        "--json", type=Path, default=JSON, help="where results are kept, and continued from (default: %(default)s)"
+    )
+    parser.add_argument("--fresh", action="store_true", help="start again")
+    parser.add_argument("--markdown", type=Path, help="write the tables here as well")
+    parser.add_argument("--report", type=Path, metavar="FILE", help=f"measure nothing: write {PAGE} and its figures from results")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point. The exit code is 1 where an engine failed (not where it was too slow), 2 where nothing could be measured."""
+    asked = parsed(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        if asked.report is not None:
+            report(kept.load(asked.report), PAGE)
+            return 0
+        results = run(asked)
+    except DarkroomError as error:
+        tell(f"bench: {error}")
+        return 2
+    except KeyboardInterrupt:
+        tell("interrupted; what was measured is kept, and the same command goes on from there")
+        return 130
+    return 1 if any(cell.failed for cell in results.cells.values()) else 0
+
+
+def run(asked: argparse.Namespace) -> kept.Results:
+    """Measure what is missing, and print the tables. Raises DarkroomError."""
+    if asked.fresh:
+        asked.json.unlink(missing_ok=True)
+    results = kept.load(asked.json)
+    results.about = about(asked.repetitions)
+    engines = list(asked.engines)
+    if not results.about["versions"].get("spu") and {SEMI2K, CHEETAH} & set(engines):
+        tell(f"SPU is left out: {spu_peer.PYTHON} is missing; `make bench` makes it")
+        engines = [engine for engine in engines if engine not in (SEMI2K, CHEETAH)]
+    files = {name: path for name, path in (("base", asked.model), ("dncnn", asked.dncnn)) if path is not None}
+    wanted = Wanted(asked.networks, engines, asked.sizes, asked.shaped_sizes, asked.lines, asked.repetitions, asked.limit, files)
+    measure(wanted, results, partial(kept.save, asked.json, results), tell)
+    text = section(results, {})
+    print(text)
+    if asked.markdown is not None:
+        asked.markdown.write_text(text + "\n")
+    return results
+
+
+def report(results: kept.Results, page: Path) -> None:
+    """Write the section of the page, and its figures. Raises DarkroomError."""
+    figures = write_figures(results, page.parent / "benchmarks", page.parent)
+    text = write_section(page.read_text(), section(results, figures))
+    with replacing(page) as file:
+        file.write(text.encode())
+    tell(f"{page} and {len(figures)} figures written")
+
+
+def about(repetitions: int) -> dict[str, Any]:
+    """Versions, machine and date."""
+    versions = {
+        "Darkroom": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "crypten": metadata.version("crypten"),
+        **spu_peer.versions(),
+    }
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "cores": os.cpu_count(),
+        "processor": _processor(),
+        "repetitions": repetitions,
+        "versions": versions,
+    }
+
+
+def tell(line: str) -> None:
+    """Progress."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _words(known: Iterable[str]) -> Callable[[str], list[str]]:
+    def words(text: str) -> list[str]:
+        names = text.split(",")
+        if unknown := [name for name in names if name not in known]:
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: unknown; known are {', '.join(known)}")
+        return names
+
+    return words
+
+
+def _interrupt(_: int, __: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

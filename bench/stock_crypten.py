@@ -1,27 +1,27 @@
 """The peer: CrypTen as it comes (TFP provider, gloo, its own PRNG and protocols), on the same network and images.
 
 `python -m bench.stock_crypten MODEL` is one of two parties; RANK, WORLD_SIZE and RENDEZVOUS come from the environment, as
-CrypTen wants it. Each line on standard input, a .npy path and a noise level, is one evaluation; each answer is a JSON line.
-Only what CrypTen cannot do by itself is replaced: its import (ONNX). The layers are walked by the same code as ours.
+CrypTen wants it. Each JSON line on standard input is one evaluation; each answer is a JSON line. Only what CrypTen cannot do by
+itself is replaced: its import (ONNX). The layers are walked by the same code as ours; ReLU is CrypTen's own comparison.
 """
 
 import json
-import os
 import resource
-import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bench import gloo_line
+from bench.parties import START_SECONDS, Party, Row, ask_both
+from bench.shaping_proxy import ShapingProxy
+from bench.workload import SIGMA, Work
 from client.model_file import Model, load_model
-from protocols.fixed_point import FRAC_BITS
 from protocols.network import Conv, Linear, Network
 from protocols.ring import ConvGeometry
 from protocols.shared_model import SharedModel
@@ -76,6 +76,7 @@ def party(model: Model) -> None:
     """One party, until standard input ends."""
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
+    gloo_line.register()
     crypten = import_crypten()
     crypten.init()
     crypten.cfg.communicator.verbose = True
@@ -83,11 +84,14 @@ def party(model: Model) -> None:
     evaluation = StockEvaluation(crypten, model.network, model.weights)
     dealing = _timed_provider(crypten)
     tensor = crypten.mpc.primitives.ArithmeticSharedTensor
+    print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
-        path, sigma = line.rsplit(maxsplit=1)
-        image = torch.from_numpy(np.load(path, allow_pickle=False)).float()[None]
+        request = json.loads(line)
+        image = torch.from_numpy(np.load(request["image"], allow_pickle=False)).float()[None]
+        communicator.barrier()
+        begun = perf_counter()
         share = tensor(image, src=0).share
-        level = tensor(torch.tensor([float(sigma)]), src=0).share
+        level = tensor(torch.tensor([float(request["sigma"])]), src=0).share
         communicator.barrier()
         communicator.reset_communication_stats()
         dealing[0] = 0.0
@@ -96,63 +100,69 @@ def party(model: Model) -> None:
         seconds = perf_counter() - started
         stats = communicator.get_communication_stats()
         opened = tensor.from_shares(out).get_plain_text()
-        if communicator.get_rank() == 0:
-            expected = torch.from_numpy(np.load(f"{path}.float.npy", allow_pickle=False))
-            answer = {
-                "online_seconds": seconds,
-                "dealing_seconds": dealing[0],
-                "sent_bytes": stats["bytes"] // 2,  # CrypTen counts what one party sends and receives
-                "rounds": stats["rounds"],
-                "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-                "max_abs_diff": float((opened - expected).abs().max()),
-                "frac_bits": FRAC_BITS,
-            }
-            print(json.dumps(answer), flush=True)
+        expected = torch.from_numpy(np.load(request["expected"], allow_pickle=False))
+        answer = {
+            "online_seconds": seconds,
+            "dealing_seconds": dealing[0],
+            "whole_seconds": perf_counter() - begun,
+            "sent_bytes": stats["bytes"] // 2,  # CrypTen counts what one party sends and receives
+            "rounds": stats["rounds"],
+            "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "max_abs_diff": float((opened[0] - expected).abs().max()),
+        }
+        print(json.dumps(answer), flush=True)
 
 
 class StockCrypTen:
-    """Two parties as processes on loopback, kept for the whole run."""
+    """Two parties. Raises EngineError where they do not come up."""
 
-    def __init__(self, model_path: Path) -> None:
-        self._folder = tempfile.TemporaryDirectory()
-        rendezvous = f"file://{self._folder.name}/rendezvous"
+    def __init__(self, work: Work, proxy: ShapingProxy | None, limit: float) -> None:
+        """limit: seconds that one evaluation may take."""
+        self._work, self._limit = work, limit
+        rendezvous = work.folder / "rendezvous"
+        rendezvous.unlink(missing_ok=True)
         self._parties = [
-            subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                [sys.executable, "-m", "bench.stock_crypten", str(model_path)],
-                env={
-                    **os.environ,
+            Party(
+                f"stock CrypTen party {rank}",
+                [sys.executable, "-m", "bench.stock_crypten", str(work.model_file)],
+                {
                     "RANK": str(rank),
                     "WORLD_SIZE": "2",
-                    "RENDEZVOUS": rendezvous,
+                    "RENDEZVOUS": f"{'file' if proxy is None else gloo_line.SCHEME}://{rendezvous.absolute()}",
                     "DISTRIBUTED_BACKEND": "gloo",
+                    "OMP_NUM_THREADS": "1",
                 },
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
+                work.folder / f"crypten-{rank}.log",
             )
             for rank in range(2)
         ]
+        try:
+            self._start(proxy)
+        except BaseException:
+            self.close()
+            raise
 
-    def evaluate(self, image: Path, sigma: float) -> dict[str, float]:
-        """One evaluation; the image's plaintext result lies beside it as IMAGE.float.npy."""
-        for process in self._parties:
-            if process.stdin is None:
-                raise SystemExit("stock CrypTen was started without a pipe")
-            process.stdin.write(f"{image} {sigma}\n")
-            process.stdin.flush()
-        leader = self._parties[0].stdout
-        answer = leader.readline() if leader is not None else ""
-        if not answer:
-            raise SystemExit("stock CrypTen ended; its last lines are above")
-        parsed: dict[str, float] = json.loads(answer)
-        return parsed
+    def _start(self, proxy: ShapingProxy | None) -> None:
+        """Party 0 dials party 1, and asks us for the way, once for each process group that CrypTen makes."""
+        deadline = monotonic() + START_SECONDS
+        waiting = list(self._parties)
+        while waiting:
+            said = waiting[0].answer(deadline)
+            if "target" not in said:
+                waiting.pop(0)
+            elif proxy is not None:
+                waiting[0].ask({"address": proxy.route("a", "b", said["target"], said["port"])})
+
+    def evaluate(self) -> Row:
+        """One evaluation. TFP deals inside it, so there are two ways to read its online time. Raises EngineError."""
+        request = {"image": str(self._work.image_file), "sigma": SIGMA, "expected": str(self._work.expected_file)}
+        rows = ask_both(self._parties, request, self._limit)
+        return {name: max(row[name] for row in rows) for name in rows[0]}
 
     def close(self) -> None:
-        """Stop both parties."""
+        """Stop both."""
         for process in self._parties:
-            process.kill()
-            process.wait()
-        self._folder.cleanup()
+            process.close()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import fcntl
 import os
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -24,6 +23,12 @@ LISTEN: Final = "127.0.0.1:0"  # any free port, for this machine only
 MODULES: Final[Mapping[str, str]] = {"dealer": "dealer", "server-a": "server_a", "server-b": "server_b"}
 
 Tell = Callable[[str], None]
+Route = Callable[[str, str, str], str]  # who dials, whom, and where that one listens: the address to dial
+
+
+def direct(dialler: str, listener: str, address: str) -> str:
+    """No detour."""
+    return address
 
 
 @dataclass(frozen=True)
@@ -53,12 +58,18 @@ class Simulation:
 
 @contextlib.contextmanager
 def simulation(
-    root: Path, *, tell: Tell, modules: Mapping[str, str] = MODULES, metrics: str | None = None
+    root: Path,
+    *,
+    tell: Tell,
+    modules: Mapping[str, str] = MODULES,
+    metrics: str | None = None,
+    route: Route = direct,
 ) -> Generator[Simulation]:
     """Provision `root` where needed, start everything, stop everything at the end. Existing keys and stores are kept.
 
     tell: is given a line for each step. modules: what is started for each party; an evaluation may
-    record or break one. metrics: where each party shows its metrics, such as LISTEN; None: nowhere.
+    record or break one. metrics: where each party shows its metrics, such as LISTEN; None: nowhere. route: how the servers reach
+    each other and the dealer; a benchmark puts a line with a rate and a delay in between.
     Raises ConfigurationError: the folder is in use or cannot be written.
     PeerUnavailableError: a process did not come up, or (in place of the error that it caused) ended by itself.
     """
@@ -67,10 +78,14 @@ def simulation(
         settings = dealer_settings(site, LISTEN, deployment=SIMULATION, metrics=metrics)
         dealer = _start(processes, site, "dealer", modules["dealer"], settings)
         tell(f"dealer listens on {dealer}")
-        told = partial(server_settings, site, listen=LISTEN, dealer=dealer, deployment=SIMULATION, metrics=metrics)
-        server_a = _start(processes, site, "server-a", modules["server-a"], told(name="server-a"))
+
+        def told(name: str, leader: str | None = None) -> Path:
+            way = route(name, "dealer", dealer)
+            return server_settings(site, name, LISTEN, dealer=way, leader=leader, deployment=SIMULATION, metrics=metrics)
+
+        server_a = _start(processes, site, "server-a", modules["server-a"], told("server-a"))
         tell(f"server A listens on {server_a}")
-        settings_b = told(name="server-b", leader=server_a)
+        settings_b = told("server-b", leader=route("server-b", "server-a", server_a))
         server_b = _start(processes, site, "server-b", modules["server-b"], settings_b)
         tell(f"server B listens on {server_b}")
         addresses = Addresses(server_a, server_b)

@@ -18,7 +18,7 @@ from protocols.errors import PeerUnavailableError
 from protocols.identifiers import Identifier, ObjectId, PushId, Role, SessionId
 from server import service as service_module
 from server.config import ServerConfig
-from server.evaluation import Outcome
+from server.outcome import Outcome
 from server.peer_channel import PeerChannel
 from server.service import ServerService
 from tests.server import test_service

@@ -1,0 +1,56 @@
+"""The command: what it refuses at once, and one small run of it with live servers."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import results as kept
+from bench.__main__ import main
+from bench.results import Place
+from bench.tables import BEGIN, END
+from tests.bench.made_up_results import made_up
+
+
+def test_an_unknown_engine_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--engines", "masked,abacus"])
+    assert "abacus: unknown; known are masked" in capsys.readouterr().err
+
+
+def test_the_report_is_written_from_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept.save(tmp_path / "results.json", made_up())
+    page = tmp_path / "benchmarks.md"
+    page.write_text(f"{BEGIN}\n{END}\n")
+    monkeypatch.setattr("bench.__main__.PAGE", page)
+    assert main(["--report", str(tmp_path / "results.json")]) == 0
+    assert "(benchmarks/dncnn-loopback.svg)" in page.read_text()
+    assert (tmp_path / "benchmarks" / "dncnn-loopback.svg").exists()
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+def test_a_small_run_and_its_continuation(tmp_path: Path) -> None:
+    """20 s on two busy cores; the second command finds everything done."""
+    path = tmp_path / "results.json"
+    small = "--networks base --sizes 32 --repetitions 1 --engines masked,plaintext --lines loopback"
+    command = [sys.executable, "-m", "bench", *small.split(), "--json", str(path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(Path.cwd()), os.environ.get("PYTHONPATH"))))}
+    first = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert first.returncode == 0, first.stderr
+    results = kept.load(path)
+    row = results.medians("base", "masked", 32, "loopback")
+    assert row is not None
+    assert row["max_abs_diff"] < 1 / 4095
+    assert row["offline_seconds"] > 0
+    assert "| 32 | Darkroom, masked" in first.stdout
+    again = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert again.returncode == 0
+    assert again.stderr == ""
+    assert (
+        json.loads(path.read_text())["cells"][str(Place("base", "loopback", 32, "masked"))]["rows"]
+        == results.cells[Place("base", "loopback", 32, "masked")].rows
+    )
