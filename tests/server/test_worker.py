@@ -87,7 +87,8 @@ def test_each_server_takes_its_own_noise_off_its_own_share():
 
 
 def blind_job(**changes):
-    values = {"size": pb.Size(height=8, width=9), "packing": pb.PACKING_BLIND, "image_share": bytes(72 * 8)} | changes
+    size = pb.Size(height=8, width=9)
+    values = {"size": size, "window": pb.Window(size=size), "packing": pb.PACKING_BLIND, "image_share": bytes(72 * 8)} | changes
     return pb.WorkerJob(**values)
 
 
@@ -120,6 +121,7 @@ def test_the_model_is_cut_in_plan_order():
     }
     job = pb.WorkerJob(
         size=pb.Size(height=9, width=13),
+        window=pb.Window(size=pb.Size(height=9, width=13)),
         push_seed=KEY,
         deltas=b"".join(map(ring.to_bytes, deltas.values())),
         bias_shares=b"".join(map(ring.to_bytes, biases.values())),
@@ -309,7 +311,8 @@ def test_a_job_from_start_to_end(zero_engine):
     sent = list(frames(server))
     assert errors == []
     assert [kind for kind, _ in sent] == [Kind.OPENING, Kind.OPENING, Kind.STATS, Kind.RESULT]
-    assert pb.WorkerStats.FromString(sent[2][1]).sent_bytes == PLAN.sent_bytes
+    stats = pb.WorkerStats.FromString(sent[2][1])
+    assert sum(message.sent_bytes for message in stats.messages) == stats.sent_bytes == PLAN.sent_bytes
     expected = rerandomise(Role.A, torch.zeros(1, 8, 9, dtype=torch.int64), KEY)
     assert sent[3][1] == ring.to_bytes(expected)
 
@@ -420,6 +423,8 @@ def test_a_job_of_the_masked_engine_from_start_to_end(role):
     assert [len(content) // 8 for _, content in sent[:3]] == [MASKED_PLAN.opened_words(index) for index in range(3)]
     stats = pb.WorkerStats.FromString(sent[3][1])
     assert (stats.rounds, stats.sent_bytes, stats.flags) == (3, MASKED_PLAN.sent_bytes, 0)
+    assert [message.sent_bytes // 8 for message in stats.messages] == [MASKED_PLAN.opened_words(index) for index in range(3)]
+    assert sum(m.arithmetic_seconds + m.waiting_seconds for m in stats.messages) <= stats.online_seconds
     assert len(sent[4][1]) == 72 * 8
 
 
