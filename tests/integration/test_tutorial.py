@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer.main
 
 from darkroom.cli import app
@@ -131,8 +132,10 @@ def examples() -> list[str]:
 @pytest.mark.timeout(4 * SECONDS)
 @pytest.mark.parametrize("example", examples())
 def test_an_example_works_when_pasted(folder: Path, run: Run, example: str, tmp_path: Path) -> None:
-    """In a folder with scan.dcm, and beside the simulation that `darkroom up --dir sim` runs."""
+    """In a folder with scan.dcm and net.pth, and beside the simulation that `darkroom up --dir sim` runs."""
     (tmp_path / "sim").symlink_to(folder / "sim")
+    shapes = {0: (4, 1, 3, 3), 2: (4, 4, 3, 3), 4: (1, 4, 3, 3)}  # a DnCNN's, as small as can be
+    torch.save({f"model.{place}.weight": torch.full(shape, 0.01) for place, shape in shapes.items()}, tmp_path / "net.pth")
     if "darkroom sample" not in example:
         assert run("darkroom sample scan.dcm", tmp_path).returncode == 0
     if example.startswith(RUNS_UNTIL_STOPPED):  # the installed command itself
