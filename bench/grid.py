@@ -59,6 +59,7 @@ class Wanted:
     lines: Sequence[str]
     repetitions: int
     limit: float = LIMIT_SECONDS
+    memory_bytes: float | None = None  # what two servers and a dealer may need; None: MEMORY_SHARE of what is free
     files: Mapping[str, Path] = field(default_factory=dict)
 
 
@@ -77,8 +78,8 @@ def places(wanted: Wanted) -> dict[tuple[str, str, int], list[str]]:
     return out
 
 
-def ruled_out(results: Results, place: Place, limit: float, free_bytes: float) -> str:
-    """Why a cell is not tried, as the next smaller size shows; "" where it is. free_bytes: memory that is left here."""
+def ruled_out(results: Results, place: Place, limit: float, memory_bytes: float) -> str:
+    """Why a cell is not tried, as the next smaller size shows; "" where it is. memory_bytes: what all parties may need."""
     smaller = [
         (other.side, cell)
         for other, cell in results.cells.items()
@@ -96,7 +97,7 @@ def ruled_out(results: Results, place: Place, limit: float, free_bytes: float) -
         return f"not tried: over {limit:.0f} s, going by {side}x{side}"
     peaks = (row.get("peak_rss_bytes", 0), row.get("peak_rss_bytes", 0), row.get("dealer_peak_rss_bytes", 0))
     needed = sum(max(0.0, peak - START_BYTES) * growth + START_BYTES for peak in peaks if peak)
-    if needed > MEMORY_SHARE * free_bytes:
+    if needed > memory_bytes:
         return f"not tried: {needed / 1e9:.0f} GB for both servers here, going by {side}x{side}"
     return ""
 
@@ -118,7 +119,8 @@ def measure(wanted: Wanted, results: Results, keep: Callable[[], None], tell: Te
                 place = Place(network, line, side, engine)
                 cell = results.cell(place)
                 if not cell.rows and not cell.stopped:
-                    cell.stopped = ruled_out(results, place, wanted.limit, psutil.virtual_memory().available)
+                    memory = wanted.memory_bytes or MEMORY_SHARE * psutil.virtual_memory().available
+                    cell.stopped = ruled_out(results, place, wanted.limit, memory)
                 if not cell.complete(wanted.repetitions):
                     todo.append(engine)
             keep()
