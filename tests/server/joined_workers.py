@@ -133,6 +133,7 @@ def run_joined(
             role=role.value,
             network=network.to_json(),
             size=pb.Size(height=height, width=width),
+            window=pb.Window(size=pb.Size(height=height, width=width)),
             material_id=str(material),
             material_seed=tamper_seed(role, seeds[role]),
             push_seed=push_seeds[role],

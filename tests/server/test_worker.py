@@ -73,6 +73,7 @@ def test_each_server_takes_its_own_noise_off_its_own_share():
             unpacked_share(
                 pb.WorkerJob(
                     size=pb.Size(height=8, width=9),
+                    window=pb.Window(size=pb.Size(height=8, width=9)),
                     packing=number,
                     packing_sigma=sigma,
                     image_share=pair.seed if role is Role.A else ring.to_bytes(pair.words),
@@ -87,8 +88,9 @@ def test_each_server_takes_its_own_noise_off_its_own_share():
 
 
 def blind_job(**changes):
-    values = {"size": pb.Size(height=8, width=9), "packing": pb.PACKING_BLIND, "image_share": bytes(72 * 8)} | changes
-    return pb.WorkerJob(**values)
+    size = pb.Size(height=8, width=9)
+    whole = {"size": size, "window": pb.Window(size=size), "packing": pb.PACKING_BLIND, "image_share": bytes(72 * 8)}
+    return pb.WorkerJob(**(whole | changes))
 
 
 def test_blind_packing_stays():
@@ -120,6 +122,7 @@ def test_the_model_is_cut_in_plan_order():
     }
     job = pb.WorkerJob(
         size=pb.Size(height=9, width=13),
+        window=pb.Window(size=pb.Size(height=9, width=13)),
         push_seed=KEY,
         deltas=b"".join(map(ring.to_bytes, deltas.values())),
         bias_shares=b"".join(map(ring.to_bytes, biases.values())),
