@@ -44,6 +44,12 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--lines", type=_words(LINES), default=list(LINES), help=f"comma-separated: {', '.join(LINES)}")
     parser.add_argument("--repetitions", type=int, default=5, help="counted evaluations of each; a warm-up goes before")
     parser.add_argument("--limit", type=float, default=LIMIT_SECONDS, help="seconds after which a larger size is not tried")
+    parser.add_argument(
+        "--memory",
+        type=float,
+        metavar="GB",
+        help="what all parties may need; a size that goes beyond, by the last one, is not tried",
+    )
     parser.add_argument("--model", type=Path, help="the file of `base`, in place of the shipped one")
     parser.add_argument("--dncnn", type=Path, help="the file of a trained DnCNN, in place of seeded weights")
     parser.add_argument(
@@ -84,7 +90,17 @@ def run(asked: argparse.Namespace) -> kept.Results:
         tell(f"SPU is left out: {spu_peer.PYTHON} is missing; `make bench` makes it")
         engines = [engine for engine in engines if engine not in (SEMI2K, CHEETAH)]
     files = {name: path for name, path in (("base", asked.model), ("dncnn", asked.dncnn)) if path is not None}
-    wanted = Wanted(asked.networks, engines, asked.sizes, asked.shaped_sizes, asked.lines, asked.repetitions, asked.limit, files)
+    wanted = Wanted(
+        networks=asked.networks,
+        engines=engines,
+        sides=asked.sizes,
+        shaped_sides=asked.shaped_sizes,
+        lines=asked.lines,
+        repetitions=asked.repetitions,
+        limit=asked.limit,
+        memory_bytes=asked.memory * 1e9 if asked.memory else None,
+        files=files,
+    )
     measure(wanted, results, partial(kept.save, asked.json, results), tell)
     text = section(results, {})
     print(text)

@@ -8,6 +8,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Final, Protocol
 
+import psutil
+
 from bench.ours import Plaintext, Site, SiteEngine
 from bench.parties import EngineError, Row, TooSlowError
 from bench.results import Cell, Place, Results
@@ -30,6 +32,8 @@ LIMIT_SECONDS: Final = 600.0
 WARM_UP_SECONDS: Final = 30.0  # a first evaluation that took longer counts: nothing in it was cold for long
 # Seconds grow at least by so much of what the pixels do: what would be over the limit even so is not waited for.
 GROWTH: Final = 0.8
+START_BYTES: Final = 400 << 20  # of a process with torch or SPU in it, whatever the image
+MEMORY_SHARE: Final = 0.9  # of what is free, which two servers and a dealer on one machine may come to need
 
 Tell = Callable[[str], None]
 
@@ -55,6 +59,7 @@ class Wanted:
     lines: Sequence[str]
     repetitions: int
     limit: float = LIMIT_SECONDS
+    memory_bytes: float | None = None  # what two servers and a dealer may need; None: MEMORY_SHARE of what is free
     files: Mapping[str, Path] = field(default_factory=dict)
 
 
@@ -73,8 +78,8 @@ def places(wanted: Wanted) -> dict[tuple[str, str, int], list[str]]:
     return out
 
 
-def ruled_out(results: Results, place: Place, limit: float) -> str:
-    """Why a cell is not tried, as the next smaller size shows; "" where it is."""
+def ruled_out(results: Results, place: Place, limit: float, memory_bytes: float) -> str:
+    """Why a cell is not tried, as the next smaller size shows; "" where it is. memory_bytes: what all parties may need."""
     smaller = [
         (other.side, cell)
         for other, cell in results.cells.items()
@@ -84,11 +89,17 @@ def ruled_out(results: Results, place: Place, limit: float) -> str:
         return ""
     side, cell = max(smaller, key=lambda one: one[0])
     if cell.stopped and not cell.failed:
-        return f"too slow already at {side}x{side}"
+        return f"not tried: given up at {side}x{side}"
     if not cell.rows:
         return ""
-    seconds = cell.medians["whole_seconds"] * GROWTH * (place.side / side) ** 2
-    return f"not tried: over {limit:.0f} s, going by {side}x{side}" if seconds > limit else ""
+    row, growth = cell.medians, (place.side / side) ** 2
+    if row["whole_seconds"] * GROWTH * growth > limit:
+        return f"not tried: over {limit:.0f} s, going by {side}x{side}"
+    peaks = (row.get("peak_rss_bytes", 0), row.get("peak_rss_bytes", 0), row.get("dealer_peak_rss_bytes", 0))
+    needed = sum(max(0.0, peak - START_BYTES) * growth + START_BYTES for peak in peaks if peak)
+    if needed > memory_bytes:
+        return f"not tried: {needed / 1e9:.0f} GB for both servers here, going by {side}x{side}"
+    return ""
 
 
 def measure(wanted: Wanted, results: Results, keep: Callable[[], None], tell: Tell) -> None:
@@ -108,7 +119,8 @@ def measure(wanted: Wanted, results: Results, keep: Callable[[], None], tell: Te
                 place = Place(network, line, side, engine)
                 cell = results.cell(place)
                 if not cell.rows and not cell.stopped:
-                    cell.stopped = ruled_out(results, place, wanted.limit)
+                    memory = wanted.memory_bytes or MEMORY_SHARE * psutil.virtual_memory().available
+                    cell.stopped = ruled_out(results, place, wanted.limit, memory)
                 if not cell.complete(wanted.repetitions):
                     todo.append(engine)
             keep()

@@ -212,6 +212,7 @@ def _jobs(model: Model, dealt: Dealt, pair: sharing.SharePair, sigma: int, size:
             role=role.value,
             network=model.network.to_json(),
             size=pb.Size(height=size[0], width=size[1]),
+            window=pb.Window(size=pb.Size(height=size[0], width=size[1])),
             material_id=str(dealt.material),
             material_seed=dealt.seeds[role],
             push_seed=dealt.push_seeds[role],

@@ -44,14 +44,22 @@ def place(side: int, engine: str = STOCK) -> Place:
     [
         (Cell([row(10.0)]), ""),
         (Cell([row(600.0)]), "not tried: over 600 s, going by 128x128"),
-        (Cell([row(700.0)], stopped="over 600 s"), "too slow already at 128x128"),
+        (Cell([row(700.0)], stopped="over 600 s"), "not tried: given up at 128x128"),
         (Cell(stopped="failed: it ended", failed=True), ""),
-        (Cell(stopped="not tried: over 600 s"), "too slow already at 128x128"),
+        (Cell(stopped="not tried: over 600 s"), "not tried: given up at 128x128"),
     ],
 )
 def test_a_larger_size_is_left_out_where_a_smaller_one_tells(cell: Cell, reason: str) -> None:
     results = Results(cells={place(128): cell, place(64): Cell([row(1.0)]), place(128, MASKED): Cell([row(1e9)])})
-    assert ruled_out(results, place(256), 600.0) == reason
+    assert ruled_out(results, place(256), 600.0, 64e9) == reason
+
+
+def test_what_would_not_fit_into_memory_is_not_tried() -> None:
+    """3 GB a server at 128x128 are 11 GB at 256x256: two servers of them and a dealer."""
+    cell = Cell([row(1.0, offline=1.0, peak_rss_bytes=3e9, dealer_peak_rss_bytes=1e9)])
+    results = Results(cells={place(128): cell})
+    assert ruled_out(results, place(256), 600.0, 64e9) == ""
+    assert ruled_out(results, place(256), 600.0, 24e9) == "not tried: 24 GB for both servers here, going by 128x128"
 
 
 class MadeUp:

@@ -115,7 +115,7 @@ class FakeWorker:
 
     def _evaluate(self, pipe):
         job = pb.WorkerJob.FromString(_frame(pipe, Kind.JOB)[1])
-        plan = session_plan(job.engine, Network.from_json(job.network), job.size.height, job.size.width)
+        plan = session_plan(job.engine, Network.from_json(job.network), job.window.size.height, job.window.size.width)
         self._log.append((job.role, job.material_id))
         self._jobs.append(job)
         if Role(job.role) is Role.B:

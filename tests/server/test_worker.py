@@ -73,6 +73,7 @@ def test_each_server_takes_its_own_noise_off_its_own_share():
             unpacked_share(
                 pb.WorkerJob(
                     size=pb.Size(height=8, width=9),
+                    window=pb.Window(size=pb.Size(height=8, width=9)),
                     packing=number,
                     packing_sigma=sigma,
                     image_share=pair.seed if role is Role.A else ring.to_bytes(pair.words),
@@ -88,8 +89,8 @@ def test_each_server_takes_its_own_noise_off_its_own_share():
 
 def blind_job(**changes):
     size = pb.Size(height=8, width=9)
-    values = {"size": size, "window": pb.Window(size=size), "packing": pb.PACKING_BLIND, "image_share": bytes(72 * 8)} | changes
-    return pb.WorkerJob(**values)
+    whole = {"size": size, "window": pb.Window(size=size), "packing": pb.PACKING_BLIND, "image_share": bytes(72 * 8)}
+    return pb.WorkerJob(**(whole | changes))
 
 
 def test_blind_packing_stays():
