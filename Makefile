@@ -67,7 +67,7 @@ evaluation: .venv/.dev
 	$(BIN)/pytest -v -m evaluation $(ARGS)
 
 # SPU pins its numpy and JAX, so it has an environment of its own; its wheels are for Linux and macOS. Without it: `python -m bench`.
-.venv-spu/.made: bench/spu-requirements.txt .venv/.run
+.venv-spu/.made: bench/spu-requirements.txt | .venv/.run
 	@echo "bench: making .venv-spu for the peer SPU (1 GB on disk)"
 	@$(BIN)/python -m venv --clear .venv-spu
 	@.venv-spu/bin/python -m pip --disable-pip-version-check install --quiet -r bench/spu-requirements.txt

@@ -155,9 +155,10 @@ def in_turn(
                 if slow:
                     cell.stopped = f"over {wanted.limit:.0f} s"
                 # One evaluation past the limit is a figure all the same, and better than none.
-                if not cold or slow or row["whole_seconds"] > WARM_UP_SECONDS:
+                counted = not cold or slow or row["whole_seconds"] > WARM_UP_SECONDS
+                if counted:
                     cell.rows.append(row)
-                count = f"{len(cell.rows)}/{wanted.repetitions}" if cell.rows else "warm-up"
+                count = f"{len(cell.rows)}/{wanted.repetitions}" if counted else "warm-up"
                 tell(f"  {engine} {count}: online {row['online_seconds']:.3f} s, whole {row['whole_seconds']:.3f} s")
             if cell.stopped:
                 tell(f"  {engine}: {cell.stopped} ({perf_counter() - begun:.0f} s)")

@@ -80,7 +80,9 @@ def _row(place: Place, cell: Cell) -> list[str]:
     start = [f"{place.side}", LABELS[place.engine]]
     if not row:
         return [*start, *["-"] * (len(HEADER) - 3), cell.stopped]
-    runs = f"{len(cell.rows)}" + (f"; {cell.stopped}" if cell.stopped else "")
+    flagged = sum(each.get("flags", 0) > 0 for each in cell.rows)
+    notes = [f"{flagged} of them repeated, flagged"] if flagged else []
+    runs = "; ".join([f"{len(cell.rows)}", *notes, *([cell.stopped] if cell.stopped else [])])
     return [
         *start,
         seconds(row["online_seconds"]),

@@ -7,12 +7,12 @@ import pytest
 
 from bench.figures import LEFT, RIGHT, WIDTH, Bar, svg, write_figures
 from bench.grid import MASKED, STOCK
-from bench.results import Results
+from bench.results import Cell, Place, Results
 from bench.shaping_proxy import LOOPBACK
 from bench.tables import BEGIN, END, HEADER, seconds, section, write_section
 from bench.workload import BASE, DNCNN
 from protocols.errors import ConfigurationError
-from tests.bench.made_up_results import made_up
+from tests.bench.made_up_results import made_up, row
 
 
 def table_rows(text: str) -> dict[tuple[str, str], dict[str, str]]:
@@ -50,6 +50,13 @@ def test_what_was_given_up_is_marked() -> None:
     assert left_out["online s"] == "-"
     assert left_out["runs"] == "not tried: over 600 s, going by 128x128"
     assert rows["`base` (shipped). Loopback", "64 SPU CHEETAH (brpc)"]["runs"] == "1; over 600 s"
+
+
+def test_evaluations_that_were_repeated_after_a_flag_are_counted() -> None:
+    results = made_up()
+    results.cells[Place(BASE, LOOPBACK, 512, MASKED)] = Cell([row(4.0, offline=6.0, flags=1), row(2.0, offline=3.0, flags=0)])
+    rows = table_rows(section(results, {}))
+    assert rows["`base` (shipped). Loopback", "512 Darkroom, masked (TLS, dealer)"]["runs"] == "2; 1 of them repeated, flagged"
 
 
 def test_every_row_has_all_columns() -> None:
