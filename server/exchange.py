@@ -3,6 +3,7 @@
 Sending runs in its own thread: both workers send at once, and each must read while it writes.
 """
 
+import math
 import queue
 import threading
 from collections.abc import Sequence
@@ -101,8 +102,10 @@ class BlockExchange:
         self._words = self._unsent = self._due = 0
 
     def begin(self, index: int, words: int) -> None:
-        """Announce opening `index`. Raises MaterialReusedError, LocalProtocolError: it is not the next of the plan."""
+        """Announce opening `index`. Raises MaterialReusedError, LocalProtocolError: it is not the next, or one is not over."""
         self._ledger.sending(index, words)
+        if self._unsent:
+            raise LocalProtocolError(f"opening {index} was begun before opening {self._index} had left")
         self._sender.begin(index, words)
         self._index, self._words, self._unsent, self._due = index, words, words, words
 
@@ -115,6 +118,8 @@ class BlockExchange:
 
     def receive(self, shape: tuple[int, ...]) -> Tensor:
         """The next words of the peer's summand. Raises RemoteProtocolError."""
+        if math.prod(shape) > self._due:
+            raise LocalProtocolError(f"opening {self._index} is read beyond its end")
         if self._due == self._words:
             _await(self._pipe, self._index, self._words)
         block = _receive(self._pipe, shape)

@@ -215,3 +215,23 @@ def test_a_peers_opening_that_breaks_off_is_noticed():
     with pytest.raises((RemoteProtocolError, OSError)):
         exchange.receive((2,))
     assert ledger.rounds == 0
+
+
+def test_an_opening_whose_own_words_have_not_all_left_is_not_over():
+    exchange, _, server, ledger = blocks()
+    server.send(Kind.OPENING, bytes(32), 0)
+    exchange.begin(0, 4)
+    exchange.send(torch.tensor([1, 2, 3]))
+    exchange.receive((4,))
+    assert ledger.rounds == 1
+    with pytest.raises(LocalProtocolError, match="opening 1 was begun before opening 0 had left"):
+        exchange.begin(1, 6)
+
+
+def test_an_opening_is_not_read_beyond_its_end():
+    exchange, _, server, _ = blocks()
+    server.send(Kind.OPENING, bytes(32), 0)
+    exchange.begin(0, 4)
+    exchange.receive((3,))
+    with pytest.raises(LocalProtocolError, match="opening 0 is read beyond its end"):
+        exchange.receive((2,))
