@@ -1,6 +1,6 @@
 """The structure of a view: per link and direction the messages in order, with every size and count, without secret values.
 
-What is left out besides the values of bytes and strings (their lengths count): three measurements that a machine makes of itself
+What is left out besides the values of bytes and strings (their lengths count): measurements that a machine makes of itself
 (seconds, peak memory), which differ from run to run of one image too, and with them a byte or two of a message's length.
 """
 
@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from security.recording import ENDED, Entry
 
-MEASURED: Final = frozenset({"online_seconds", "offline_seconds", "ahead_seconds", "peak_rss_bytes", "dealer_peak_rss_bytes"})
+SECONDS: Final = frozenset({"online_seconds", "offline_seconds", "ahead_seconds", "arithmetic_seconds", "waiting_seconds"})
+MEASURED: Final = SECONDS | {"peak_rss_bytes", "dealer_peak_rss_bytes"}
 SHARES: Final = frozenset({"sigma_share"})  # eight bytes on the wire, whatever they are
 
 Structure = dict[tuple[str, str, str], list[str]]
