@@ -222,6 +222,7 @@ def test_provision_writes_what_loads(darkroom: Darkroom, tmp_path: Path) -> None
     assert leader == "a.example:1"
 
 
+@pytest.mark.slow
 def test_provision_again_keeps_addresses_and_renews_on_request(darkroom: Darkroom, tmp_path: Path) -> None:
     command = ("provision", "--dir", tmp_path, "--json", "-")
     first = json.loads(darkroom(*command, "--server-a", "a.example:1", "--listen-a", "0.0.0.0:5").stdout)

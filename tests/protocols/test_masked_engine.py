@@ -77,6 +77,7 @@ def test_exact_with_one_format_for_all_wires():
     check_exact(*evaluated(covered_layers(ranges={}), (17, 22)))
 
 
+@pytest.mark.slow
 @given(height=st.integers(8, 24), width=st.integers(8, 24), seed=st.integers(0, 2**31), image=st.integers(0, 2**31))
 @settings(max_examples=10, deadline=None, database=None)
 def test_exact_given_the_masks_with_any_image_weights_and_material(height, width, seed, image):
@@ -84,6 +85,7 @@ def test_exact_given_the_masks_with_any_image_weights_and_material(height, width
     check_exact(*run)
 
 
+@pytest.mark.slow
 @given(
     formats=st.lists(st.tuples(st.integers(10, 20), st.integers(7, 9)), min_size=len(RANGES), max_size=len(RANGES)),
     seed=st.integers(0, 2**31),
@@ -96,6 +98,7 @@ def test_exact_with_any_ranges(formats, seed):
         assert torch.equal(joined.output, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [1, 64, 300])
 def test_blocks_of_any_size_give_the_same(monkeypatch, words):
     whole = evaluated(covered_layers(), (17, 22))[0]
@@ -199,6 +202,7 @@ def test_a_flag_says_nothing_about_the_image():
     assert counts == pytest.approx([512, 512], abs=110)  # of 4096 words each with 1/8: five standard deviations
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_flagged():
     """With y = 2^51.5 where 2^52 is allowed, one word in 6,000 of 12,800 wraps: whatever is off by a unit or more has a flag."""
     network = Network((Product("square", IMAGE_WIRE, IMAGE_WIRE),), ranges=(("square", WireRange(8, 20)),))

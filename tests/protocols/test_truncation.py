@@ -64,7 +64,10 @@ def census(bits, magnitude_bits, shifts, *, flag=flagged, shifted_mask=truncate_
     return found
 
 
-@pytest.mark.parametrize("magnitude_bits", [0, 1, 4, 7, 9, SMALL - 2])
+LARGE = [pytest.param(bits, marks=pytest.mark.slow) for bits in (9, SMALL - 2)]
+
+
+@pytest.mark.parametrize("magnitude_bits", [0, 1, 4, 7, *LARGE])
 def test_every_value_and_mask_of_a_small_ring(magnitude_bits):
     found = census(SMALL, magnitude_bits, range(SMALL))
     assert (found.silent, found.biased) == (0, 0)
@@ -109,6 +112,7 @@ def test_the_zone_is_as_small_as_it_can_be(magnitude_bits):
     assert set(opened[in_zone & ~spoilt].tolist()) <= {half - bound, -half + bound - 1}
 
 
+@pytest.mark.slow
 def test_the_probability_of_a_flag_is_that_of_the_ring():
     for magnitude_bits in range(SMALL - 1):
         count = int(zone(magnitude_bits, SMALL).sum())
