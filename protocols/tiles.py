@@ -23,7 +23,7 @@ from protocols.network import (
 )
 
 # Opened words of one tile: 96 Mi, three quarters of a GiB sent, so that 512x512 with the shipped model is one. Smaller tiles need
-# more arithmetic and rounds: with a reach of 24 pixels the windows of 4 Mi words cover an image of 2048x2048 two and a half times.
+# more arithmetic and rounds: with a reach of 24 pixels, windows of 4 Mi words cover an image of 2048x2048 two and a half times.
 TILE_WORDS: Final = 96 << 20
 LEAST_INNER: Final = 32  # pixels; a network that leaves less of a window has no use for tiles
 
