@@ -22,7 +22,8 @@ from bench.parties import START_SECONDS, Party, Row, ask_both
 from bench.shaping_proxy import ShapingProxy
 from bench.workload import SIGMA, Work
 from client.model_file import Model, load_model
-from protocols.network import Conv, Linear, Network
+from protocols.layers import Conv, Linear
+from protocols.network import Network
 from protocols.ring import ConvGeometry
 from protocols.shared_model import SharedModel
 from server.crypten_engine import CrypTenEvaluation

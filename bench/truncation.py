@@ -13,7 +13,7 @@ import torch
 from bench.workload import phantom
 from client.model_file import load_model
 from protocols.fixed_point import FRAC_BITS, encode
-from protocols.network import AvgPool, Conv, Gate, Linear, Product, Scale
+from protocols.layers import AvgPool, Conv, Gate, Linear, Product, Scale
 from protocols.oracle import oracle_wires
 
 DEFAULT_MODEL = Path("darkroom/models/base.safetensors")

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from client.model_file import Model, load_model, save_model
 from client.report import float_estimate
-from protocols.network import TRUNCATED, Network, WireRange
+from protocols.layers import TRUNCATED
+from protocols.network import Network, WireRange
 from training.dncnn import DncnnShape
 
 BASE: Final = "base"

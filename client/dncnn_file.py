@@ -23,7 +23,8 @@ from numpy.random import Generator  # noqa: TID251 - an argument
 from torch import Tensor
 
 from protocols.errors import BadInputError
-from protocols.network import IMAGE_WIRE, Add, Conv, Layer, Network, Relu
+from protocols.layers import Add, Conv, Layer, Relu
+from protocols.network import IMAGE_WIRE, Network
 from protocols.unpicklable import Unpicklable
 from protocols.wire_ranges import RangedNetwork, measured_ranges, weight_grid
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from protocols.engines import SessionPlan, session_plan
+from protocols.layers import Conv, Gate, Layer, Linear, Product, Relu, Scale, Shape
 from protocols.masked_plan import WireItem
-from protocols.network import Conv, Gate, Layer, Linear, Network, Product, Relu, Scale, Shape
+from protocols.network import Network
 from protocols.plan import Plan
 from protocols.ring import WORD_BYTES
 from protocols.tiles import Tile, tiles_for

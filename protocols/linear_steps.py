@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from protocols.layers import Add, AvgPool, Concat, Layer, PixelShuffle, PixelUnshuffle, SigmaMap
 from protocols.lowering import Channels, Subtract, Windows, WireFormat
-from protocols.network import Add, AvgPool, Concat, Layer, PixelShuffle, PixelUnshuffle, SigmaMap
 
 LINEAR: Final = (Add, Concat, PixelShuffle, PixelUnshuffle, SigmaMap, Windows, Channels)
 

@@ -3,25 +3,16 @@
 Lowered layers have names that no description can have, and are never written to one.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from protocols.errors import NetworkDescriptionError
 from protocols.fixed_point import FRAC_BITS
-from protocols.network import (
-    IMAGE_WIRE,
-    TRUNCATED,
-    Add,
-    Concat,
-    Layer,
-    MaxPool,
-    Network,
-    Pool,
-    Relu,
-    Shape,
-    SigmaMap,
-)
+from protocols.layers import TRUNCATED, Add, Concat, Layer, MaxPool, Pool, Relu, Shape, SigmaMap
+from protocols.network import IMAGE_WIRE, Network
 
 IMAGE_MAGNITUDE_BITS = 2  # the client refuses pixels outside [-1, 2]
 SIGMA_MAGNITUDE_BITS = 1
@@ -161,3 +152,17 @@ def check_sign(wire: str, bits: int, limit: int) -> None:
         raise NetworkDescriptionError(
             f"{wire}: a comparison of {bits} bits; at most {limit} are supported: give its source a smaller range"
         )
+
+
+class WireUses:
+    """How often each wire is still to be read: one that nobody reads any more is dropped, which bounds the memory."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self._left = Counter(source for layer in layers for source in layer.sources)
+
+    def read(self, layer: Layer, wires: dict[str, Any]) -> None:
+        """A layer has read its sources."""
+        for source in layer.sources:
+            self._left[source] -= 1
+            if not self._left[source]:
+                wires.pop(source, None)

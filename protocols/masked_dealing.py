@@ -28,7 +28,9 @@ from protocols import ring
 from protocols.bit_planes import bit_planes, unpacked
 from protocols.errors import LocalProtocolError, MaterialReusedError
 from protocols.identifiers import Role
+from protocols.layers import Gate, Layer
 from protocols.linear_steps import linear_step
+from protocols.lowering import WireUses
 from protocols.masked_plan import (
     SIGMA_WIRE,
     ConvItem,
@@ -42,7 +44,6 @@ from protocols.masked_plan import (
     ScaleItem,
     WireItem,
 )
-from protocols.network import Gate, Layer, WireUses
 from protocols.prg import Prg
 from protocols.truncation import truncate_mask
 from protocols.unpicklable import Unpicklable

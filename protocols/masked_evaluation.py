@@ -21,7 +21,9 @@ from protocols import ring
 from protocols.bit_planes import bit_planes, unpacked
 from protocols.errors import LocalProtocolError
 from protocols.identifiers import Role
+from protocols.layers import AvgPool, Layer
 from protocols.linear_steps import linear_step, pool_sum
+from protocols.lowering import WireUses
 from protocols.masked_dealing import PartyMasks, operands
 from protocols.masked_plan import (
     SIGMA_WIRE,
@@ -36,7 +38,7 @@ from protocols.masked_plan import (
     ScaleItem,
     WireItem,
 )
-from protocols.network import IMAGE_WIRE, AvgPool, Layer, WireUses
+from protocols.network import IMAGE_WIRE
 from protocols.shared_model import SharedModel
 from protocols.truncation import flagged, truncate_public
 from protocols.unpicklable import Unpicklable

@@ -9,10 +9,12 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from protocols import ring
+from protocols.layers import AvgPool, Layer
 from protocols.linear_steps import linear_step, pool_sum
+from protocols.lowering import WireUses
 from protocols.masked_dealing import operands
 from protocols.masked_plan import SIGMA_WIRE, ConvItem, InputItem, MaskedPlan, ProductItem, ReluItem, ScaleItem, WireItem
-from protocols.network import IMAGE_WIRE, AvgPool, Layer, WireUses
+from protocols.network import IMAGE_WIRE
 
 Truncate = Callable[[WireItem, Tensor], Tensor]
 

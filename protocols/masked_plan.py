@@ -15,21 +15,10 @@ from torch import Tensor
 from protocols.bit_planes import plane_words
 from protocols.errors import NetworkDescriptionError
 from protocols.fixed_point import FRAC_BITS
+from protocols.layers import AvgPool, Conv, Gate, Layer, Linear, Product, Relu, Scale, Shape
 from protocols.linear_steps import LINEAR, extend_edges
 from protocols.lowering import Lowered, WireFormat, check_sign, lower
-from protocols.network import (
-    IMAGE_WIRE,
-    AvgPool,
-    Conv,
-    Gate,
-    Layer,
-    Linear,
-    Network,
-    Product,
-    Relu,
-    Scale,
-    Shape,
-)
+from protocols.network import IMAGE_WIRE, Network
 from protocols.ring import WORD_BYTES, ConvGeometry
 from protocols.sign_bits import SignBits
 from protocols.truncation import RING_BITS, flag_probability

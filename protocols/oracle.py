@@ -13,9 +13,7 @@ from torch.nn import functional
 
 from protocols import ring
 from protocols.fixed_point import FRAC_BITS
-from protocols.linear_steps import extend_edges, pool_windows
-from protocols.network import (
-    IMAGE_WIRE,
+from protocols.layers import (
     Add,
     AvgPool,
     Concat,
@@ -24,7 +22,6 @@ from protocols.network import (
     Layer,
     Linear,
     MaxPool,
-    Network,
     PixelShuffle,
     PixelUnshuffle,
     Product,
@@ -32,6 +29,8 @@ from protocols.network import (
     Scale,
     SigmaMap,
 )
+from protocols.linear_steps import extend_edges, pool_windows
+from protocols.network import IMAGE_WIRE, Network
 from protocols.ring import ConvGeometry
 
 Truncate = Callable[[Tensor, int], Tensor]  # words, and the number of fractional bits to take from them

@@ -13,18 +13,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from protocols.identifiers import PushId
-from protocols.network import (
-    AvgPool,
-    Conv,
-    Gate,
-    Layer,
-    Linear,
-    MaxPool,
-    Network,
-    Product,
-    Relu,
-    Shape,
-)
+from protocols.layers import AvgPool, Conv, Gate, Layer, Linear, MaxPool, Product, Relu, Shape
+from protocols.network import Network
 from protocols.ring import WORD_BYTES, ConvGeometry
 
 ADDER_LEVELS: Final = 6  # log2 of the 64 bits of a ring element

@@ -11,16 +11,8 @@ from math import ceil, isqrt
 from typing import Final
 
 from protocols.errors import NetworkDescriptionError
-from protocols.network import (
-    IMAGE_WIRE,
-    MIN_SIDE,
-    Conv,
-    Linear,
-    Network,
-    PixelShuffle,
-    PixelUnshuffle,
-    Pool,
-)
+from protocols.layers import Conv, Linear, PixelShuffle, PixelUnshuffle, Pool
+from protocols.network import IMAGE_WIRE, MIN_SIDE, Network
 
 # Opened words of one tile: 96 Mi, three quarters of a GiB sent, so that 512x512 with the shipped model is one. Smaller tiles need
 # more arithmetic and rounds: with a reach of 24 pixels, windows of 4 Mi words cover an image of 2048x2048 two and a half times.

@@ -25,9 +25,10 @@ from protocols.errors import NetworkDescriptionError
 from protocols.fixed_point import FRAC_BITS, decode, encode
 from protocols.float_evaluation import evaluate_float, float_wires
 from protocols.hostile_images import Batch, hostile_batches, phantom_batches
+from protocols.layers import TRUNCATED, Gate, Layer, Product
 from protocols.masked_oracle import Truncate, masked_oracle
 from protocols.masked_plan import MaskedPlan, WireItem, masked_plan
-from protocols.network import MAGNITUDE_RANGE, TRUNCATED, Gate, Layer, Network, Product, WireRange
+from protocols.network import MAGNITUDE_RANGE, Network, WireRange
 from protocols.prg import KEY_BYTES, Prg
 
 TOLERANCE: Final = 1 / 4095  # of the range: a grey level of a 12-bit image

@@ -24,8 +24,9 @@ from client.records import ObjectRecord
 from protocols.engines import session_plan
 from protocols.errors import IntegrityError
 from protocols.fixed_point import FRAC_BITS
+from protocols.layers import Conv, Gate
 from protocols.masked_plan import MaskedPlan, WireItem
-from protocols.network import Conv, Gate, Network
+from protocols.network import Network
 from security.evaluation import Check, Evaluation, Outcome, Setting
 from security.live import Site, live_site
 from security.recording import ENDED, RECEIVED, Entry

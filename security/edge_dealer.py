@@ -45,10 +45,11 @@ from protocols.dealing import PartyMaterial, Stream
 from protocols.engines import SessionPlan, session_plan
 from protocols.fixed_point import encode_image
 from protocols.identifiers import Role
+from protocols.layers import Conv, PixelShuffle
 from protocols.masked_dealing import Stream as MaskStream
 from protocols.masked_dealing import dealt_corrections
 from protocols.masked_plan import ConvItem, MaskedPlan
-from protocols.network import Conv, Network, PixelShuffle
+from protocols.network import Network
 from protocols.plan import Plan, WeightTriple
 from protocols.prg import Prg, fresh_key
 from security.telling_dealer import FILE as TOLD_FILE

@@ -22,7 +22,8 @@ from client.origin import IDENTITY, Kind, Origin, SourceImage
 from client.records import ObjectRecord
 from darkroom.simulation import Simulation, simulation
 from protocols.engines import MASKED
-from protocols.network import Add, Concat, Conv, Gate, Network, PixelShuffle, PixelUnshuffle, Relu, SigmaMap
+from protocols.layers import Add, Concat, Conv, Gate, PixelShuffle, PixelUnshuffle, Relu, SigmaMap
+from protocols.network import Network
 from security.evaluation import Tell
 from security.recording import Entry, read_entries
 from security.stage import Stage

@@ -15,9 +15,7 @@ from torch.nn import functional
 from protocols import ring
 from protocols.dealing import PartyMaterial
 from protocols.fixed_point import FRAC_BITS
-from protocols.linear_steps import extend_edges, pool_windows
-from protocols.network import (
-    IMAGE_WIRE,
+from protocols.layers import (
     Add,
     AvgPool,
     Concat,
@@ -33,6 +31,8 @@ from protocols.network import (
     Scale,
     SigmaMap,
 )
+from protocols.linear_steps import extend_edges, pool_windows
+from protocols.network import IMAGE_WIRE
 from protocols.plan import Plan, WeightTriple
 from protocols.ring import ConvGeometry
 from protocols.shared_model import SharedModel

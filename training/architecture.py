@@ -17,21 +17,8 @@ import torch
 from torch import Tensor
 
 from protocols.errors import ConfigurationError
-from protocols.network import (
-    IMAGE_WIRE,
-    Add,
-    AvgPool,
-    Concat,
-    Conv,
-    Gate,
-    Layer,
-    Network,
-    PixelShuffle,
-    PixelUnshuffle,
-    Product,
-    Relu,
-    SigmaMap,
-)
+from protocols.layers import Add, AvgPool, Concat, Conv, Gate, Layer, PixelShuffle, PixelUnshuffle, Product, Relu, SigmaMap
+from protocols.network import IMAGE_WIRE, Network
 
 WEIGHT_FRAC_BITS: Final = 12  # DESIGN section 6, truncation: a coarse weight grid keeps the flag rate low
 BRANCH_GAIN: Final = 0.1  # a branch starts as a small correction: products of unscaled branches diverge

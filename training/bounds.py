@@ -14,7 +14,8 @@ from torch import Tensor
 
 from protocols.fixed_point import IMAGE_HIGH, IMAGE_LOW
 from protocols.hostile_images import SIGMAS, hostile_batches
-from protocols.network import IMAGE_WIRE, Conv, Gate, Network
+from protocols.layers import Conv, Gate
+from protocols.network import IMAGE_WIRE, Network
 from training.hostile import hostile_plane
 from training.images import Series, spread_slices
 from training.probe import Probe, probe_all

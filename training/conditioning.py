@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from protocols.float_evaluation import evaluate_float
-from protocols.network import Conv, Network
+from protocols.layers import Conv
+from protocols.network import Network
 from training.exactness import both_results
 from training.images import Series, spread_slices
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from protocols.errors import ConfigurationError
-from protocols.network import IMAGE_WIRE, Add, Concat, Conv, Layer, Network, Relu, SigmaMap
+from protocols.layers import Add, Concat, Conv, Layer, Relu, SigmaMap
+from protocols.network import IMAGE_WIRE, Network
 
 WEIGHT_FRAC_BITS: Final = 12  # as the gated networks
 MIN_DEPTH: Final = 3

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from protocols.errors import BadInputError, DarkroomError
 from protocols.float_evaluation import evaluate_float
-from protocols.network import Conv, Network
+from protocols.layers import Conv
+from protocols.network import Network
 from training.architecture import initial_weights, on_grid
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.device import CPU, on_device

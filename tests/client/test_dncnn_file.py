@@ -15,7 +15,7 @@ from protocols import wire_ranges
 from protocols.errors import BadInputError, NetworkDescriptionError
 from protocols.fixed_point import decode, encode
 from protocols.float_evaluation import evaluate_float
-from protocols.network import Add, Conv, Relu
+from protocols.layers import Add, Conv, Relu
 from tests.protocols.every_layer import encoded_weights, image_of
 from tests.protocols.joined_parties import run_parties
 

@@ -12,7 +12,8 @@ from proto.fingerprints import readable
 from proto.transport import fingerprint
 from proto.version import VERSION, WIRE_VERSION
 from protocols.identifiers import Role
-from protocols.network import Conv, Network
+from protocols.layers import Conv
+from protocols.network import Network
 
 NETWORK = Network((Conv("only", "image", 1, 3, padding=1),)).to_json()
 

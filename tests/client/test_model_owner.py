@@ -10,7 +10,8 @@ from client.model_owner import compare_models, encode_weights, list_models, push
 from proto import darkroom_pb2 as pb
 from protocols.errors import ConfigurationError, EncodingRangeError, PeerUnavailableError, RemoteProtocolError
 from protocols.identifiers import PushId, Role
-from protocols.network import Conv, Gate, Network
+from protocols.layers import Conv, Gate
+from protocols.network import Network
 from protocols.ring import from_bytes
 from protocols.sharing import expand_seed
 

@@ -9,7 +9,8 @@ from client.acquisition import store
 from client.edge import denoise
 from client.model_file import Model
 from client.report import build_report, float_estimate, measure_exactness, measure_quality, psnr_db, ssim, write_report
-from protocols.network import Conv, Network
+from protocols.layers import Conv
+from protocols.network import Network
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from client.model_file import Model
 from client.result_stream import ServerCost, ServerResult
 from protocols.errors import DarkroomError
 from protocols.identifiers import PushId, Role
-from protocols.network import Conv, Network
+from protocols.layers import Conv
+from protocols.network import Network
 from protocols.packing import PackingMode
 
 

@@ -9,7 +9,8 @@ from dealer.ledger import DealingLedger
 from protocols.engines import CRYPTEN, ENGINES, MASKED, session_plan
 from protocols.errors import MaterialReusedError, NetworkDescriptionError, NotFoundError, RemoteProtocolError
 from protocols.identifiers import BootId, MaterialId, PushId, Role
-from protocols.network import IMAGE_WIRE, Conv, Network, Relu, Scale, WireRange
+from protocols.layers import Conv, Relu, Scale
+from protocols.network import IMAGE_WIRE, Network, WireRange
 from protocols.plan import plan_for
 
 NETWORK = Network((Conv("c", IMAGE_WIRE, 1, 3, padding=1),))

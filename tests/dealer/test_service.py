@@ -13,9 +13,10 @@ from protocols import ring
 from protocols.dealing import PartyMaterial, weight_mask_share
 from protocols.errors import AccessDenied
 from protocols.identifiers import Role
+from protocols.layers import Conv
 from protocols.masked_dealing import PartyMasks
 from protocols.masked_plan import masked_plan
-from protocols.network import IMAGE_WIRE, Conv, Network
+from protocols.network import IMAGE_WIRE, Network
 from protocols.plan import WeightTriple, masked_weights, plan_for
 
 NETWORK = Network((Conv("c", IMAGE_WIRE, 2, 3, padding=1), Conv("d", "c", 1, 1)))

@@ -15,16 +15,8 @@ from client.model_owner import push_model
 from client.origin import IDENTITY, Kind, Origin, SourceImage
 from client.records import ObjectRecord
 from darkroom.simulation import LISTEN, Simulation, simulation
-from protocols.network import (
-    Add,
-    Concat,
-    Conv,
-    Gate,
-    Network,
-    PixelShuffle,
-    PixelUnshuffle,
-    SigmaMap,
-)
+from protocols.layers import Add, Concat, Conv, Gate, PixelShuffle, PixelUnshuffle, SigmaMap
+from protocols.network import Network
 from tests.integration.failing_site import LARGE_SIDE, FailingSite, failing_site
 
 NETWORK = Network(

@@ -16,7 +16,8 @@ from darkroom.simulation import Simulation, shipped_models
 from protocols.engines import CRYPTEN, MASKED, session_plan
 from protocols.errors import RemoteProtocolError
 from protocols.identifiers import Role
-from protocols.network import IMAGE_WIRE, Conv, Network, Product, Scale, WireRange
+from protocols.layers import Conv, Product, Scale
+from protocols.network import IMAGE_WIRE, Network, WireRange
 from server.outcome import MAX_REPEATS
 from tests.integration.conftest import picture
 

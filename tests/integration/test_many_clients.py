@@ -25,7 +25,8 @@ from darkroom.simulation import Simulation
 from proto import darkroom_pb2 as pb
 from protocols.errors import DarkroomError
 from protocols.identifiers import Role, SessionId
-from protocols.network import Conv, Gate, Network
+from protocols.layers import Conv, Gate
+from protocols.network import Network
 from security.false_server_b import EdgeCall, FalseServerB, denoise_request
 from server.config import WAITING
 from tests.integration.conftest import NETWORK, picture

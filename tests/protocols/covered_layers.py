@@ -6,6 +6,22 @@ import torch
 from torch import Tensor
 
 from protocols import ring
+from protocols.layers import (
+    Add,
+    AvgPool,
+    Concat,
+    Conv,
+    Gate,
+    Layer,
+    Linear,
+    MaxPool,
+    PixelShuffle,
+    PixelUnshuffle,
+    Product,
+    Relu,
+    Scale,
+    SigmaMap,
+)
 from protocols.linear_steps import linear_step
 from protocols.masked_dealing import Stream
 from protocols.masked_evaluation import row_blocks
@@ -22,25 +38,7 @@ from protocols.masked_plan import (
     ReluSignItem,
     WireItem,
 )
-from protocols.network import (
-    IMAGE_WIRE,
-    Add,
-    AvgPool,
-    Concat,
-    Conv,
-    Gate,
-    Layer,
-    Linear,
-    MaxPool,
-    Network,
-    PixelShuffle,
-    PixelUnshuffle,
-    Product,
-    Relu,
-    Scale,
-    SigmaMap,
-    WireRange,
-)
+from protocols.network import IMAGE_WIRE, Network, WireRange
 from protocols.prg import Prg
 from tests.protocols.joined_parties import Joined
 

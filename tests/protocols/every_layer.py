@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from protocols.fixed_point import FRAC_BITS, encode
-from protocols.network import (
-    IMAGE_WIRE,
+from protocols.layers import (
     Add,
     AvgPool,
     Concat,
@@ -17,7 +16,6 @@ from protocols.network import (
     Layer,
     Linear,
     MaxPool,
-    Network,
     PixelShuffle,
     PixelUnshuffle,
     Product,
@@ -25,6 +23,7 @@ from protocols.network import (
     Scale,
     SigmaMap,
 )
+from protocols.network import IMAGE_WIRE, Network
 
 EVERY_LAYER = Network(
     (

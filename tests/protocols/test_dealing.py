@@ -13,7 +13,8 @@ from protocols import dealing, ring
 from protocols.dealing import PartyMaterial, Stream, corrections, push_seed, session_seed, weight_mask_share
 from protocols.errors import LocalProtocolError, MaterialReusedError
 from protocols.identifiers import MaterialId, PushId, Role
-from protocols.network import IMAGE_WIRE, Conv, Gate, Network, Relu
+from protocols.layers import Conv, Gate, Relu
+from protocols.network import IMAGE_WIRE, Network
 from protocols.plan import AndTriple, ProductTriple, SharedBit, WeightTriple, masked_weights, plan_for
 from protocols.prg import derive_key
 from tests.protocols.every_layer import EVERY_LAYER

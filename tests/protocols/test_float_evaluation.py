@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from protocols.float_evaluation import evaluate_float
-from protocols.network import IMAGE_WIRE, AvgPool, Conv, Gate, Linear, MaxPool, Network, PixelUnshuffle, Scale
+from protocols.layers import AvgPool, Conv, Gate, Linear, MaxPool, PixelUnshuffle, Scale
+from protocols.network import IMAGE_WIRE, Network
 from tests.protocols.every_layer import EVERY_LAYER, image_of, weights_of
 
 X = IMAGE_WIRE

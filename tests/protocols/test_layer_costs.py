@@ -5,7 +5,8 @@ import pytest
 from protocols.engines import ENGINES, session_plan
 from protocols.errors import NetworkDescriptionError
 from protocols.layer_costs import image_tiles, messages, planned_costs
-from protocols.network import IMAGE_WIRE, Add, Conv, Gate, Network, Relu, WireRange
+from protocols.layers import Add, Conv, Gate, Relu
+from protocols.network import IMAGE_WIRE, Network, WireRange
 from tests.protocols.every_layer import EVERY_LAYER
 
 SMALL = Network(

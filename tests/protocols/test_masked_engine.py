@@ -16,11 +16,12 @@ from protocols.errors import LocalProtocolError, MaterialReusedError
 from protocols.fixed_point import encode
 from protocols.float_evaluation import evaluate_float
 from protocols.identifiers import Role
+from protocols.layers import LAYER_TYPES, Conv, Product, Scale
 from protocols.masked_dealing import PartyMasks, Stream
 from protocols.masked_evaluation import MaskedEvaluation
 from protocols.masked_oracle import masked_oracle
 from protocols.masked_plan import InputItem, WireItem, masked_plan
-from protocols.network import IMAGE_WIRE, LAYER_TYPES, Conv, Network, Product, Scale, WireRange
+from protocols.network import IMAGE_WIRE, Network, WireRange
 from protocols.oracle import evaluate_oracle, oracle_wires
 from protocols.prg import Prg, derive_key
 from protocols.shared_model import SharedModel

@@ -15,10 +15,11 @@ from protocols import masked_dealing
 from protocols.dealing import session_seed
 from protocols.fixed_point import encode
 from protocols.identifiers import MaterialId, Role
+from protocols.layers import Conv, Scale
 from protocols.masked_dealing import Stream
 from protocols.masked_oracle import masked_oracle
 from protocols.masked_plan import masked_plan
-from protocols.network import IMAGE_WIRE, Conv, Network, Scale
+from protocols.network import IMAGE_WIRE, Network
 from protocols.prg import Prg, derive_key
 from tests.protocols.covered_layers import covered_layers, full_masks, is_bits, name_of, opened_wires, oracle_of
 from tests.protocols.every_layer import encoded_weights, image_of, weights_of

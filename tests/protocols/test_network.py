@@ -12,22 +12,8 @@ from torch.nn import functional
 
 from protocols.errors import NetworkDescriptionError
 from protocols.float_evaluation import evaluate_float
-from protocols.network import (
-    IMAGE_WIRE,
-    LAYER_TYPES,
-    MAX_LAYERS,
-    Add,
-    AvgPool,
-    Concat,
-    Conv,
-    Gate,
-    Network,
-    PixelShuffle,
-    PixelUnshuffle,
-    Product,
-    Relu,
-    Scale,
-)
+from protocols.layers import LAYER_TYPES, Add, AvgPool, Concat, Conv, Gate, PixelShuffle, PixelUnshuffle, Product, Relu, Scale
+from protocols.network import IMAGE_WIRE, MAX_LAYERS, Network
 from tests.protocols.every_layer import EVERY_LAYER, weights_of
 
 quick = settings(max_examples=60, deadline=None, database=None)

@@ -7,9 +7,7 @@ from hypothesis import strategies as st
 
 from protocols.fixed_point import decode, encode
 from protocols.float_evaluation import evaluate_float
-from protocols.linear_steps import extend_edges, pool_windows
-from protocols.network import (
-    IMAGE_WIRE,
+from protocols.layers import (
     Add,
     AvgPool,
     Concat,
@@ -17,7 +15,6 @@ from protocols.network import (
     Gate,
     Linear,
     MaxPool,
-    Network,
     PixelShuffle,
     PixelUnshuffle,
     Product,
@@ -25,6 +22,8 @@ from protocols.network import (
     Scale,
     SigmaMap,
 )
+from protocols.linear_steps import extend_edges, pool_windows
+from protocols.network import IMAGE_WIRE, Network
 from protocols.oracle import evaluate_oracle, oracle_wires
 from tests.protocols.every_layer import EVERY_LAYER, encoded_weights, image_of, truncation_bound, weights_of
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from protocols.errors import NetworkDescriptionError
 from protocols.identifiers import PushId
-from protocols.network import IMAGE_WIRE, Conv, Gate, MaxPool, Network, Relu
+from protocols.layers import Conv, Gate, MaxPool, Relu
+from protocols.network import IMAGE_WIRE, Network
 from protocols.plan import (
     AndTriple,
     Plan,

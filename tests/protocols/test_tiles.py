@@ -3,20 +3,9 @@ import torch
 
 from protocols.errors import NetworkDescriptionError
 from protocols.float_evaluation import evaluate_float
+from protocols.layers import Add, AvgPool, Concat, Conv, Gate, PixelShuffle, PixelUnshuffle, Product, SigmaMap
 from protocols.masked_plan import masked_plan
-from protocols.network import (
-    IMAGE_WIRE,
-    Add,
-    AvgPool,
-    Concat,
-    Conv,
-    Gate,
-    Network,
-    PixelShuffle,
-    PixelUnshuffle,
-    Product,
-    SigmaMap,
-)
+from protocols.network import IMAGE_WIRE, Network
 from protocols.tiles import reach, tiles_for
 from tests.protocols.every_layer import EVERY_LAYER, weights_of
 

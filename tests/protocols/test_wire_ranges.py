@@ -14,8 +14,9 @@ from protocols.errors import NetworkDescriptionError
 from protocols.fixed_point import FRAC_BITS, decode, encode
 from protocols.float_evaluation import evaluate_float
 from protocols.hostile_images import hostile_batches
+from protocols.layers import TRUNCATED, Add, Conv, Gate, Relu
 from protocols.masked_plan import masked_plan
-from protocols.network import IMAGE_WIRE, TRUNCATED, Add, Conv, Gate, Network, Relu, WireRange
+from protocols.network import IMAGE_WIRE, Network, WireRange
 from protocols.wire_ranges import MARGIN, SHARE, largest_values, measured_ranges
 from tests.protocols.every_layer import EVERY_LAYER, encoded_weights, image_of, weights_of
 from tests.protocols.joined_parties import run_parties

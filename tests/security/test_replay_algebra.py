@@ -7,7 +7,8 @@ from torch import Tensor
 from protocols import ring
 from protocols.dealing import PartyMaterial, corrections
 from protocols.identifiers import Role
-from protocols.network import Conv, Network
+from protocols.layers import Conv
+from protocols.network import Network
 from protocols.plan import Plan, WeightTriple, plan_for
 from protocols.prg import Prg, derive_key
 from protocols.ring import ConvGeometry

@@ -5,7 +5,8 @@ import pytest
 from protocols import dealing, masked_dealing
 from protocols.dealing import PartyMaterial, corrections
 from protocols.identifiers import Role
-from protocols.network import Conv, Gate, Network
+from protocols.layers import Conv, Gate
+from protocols.network import Network
 from protocols.plan import ProductTriple, WeightTriple, masked_weights, plan_for
 from security.broken_dealing import apply_fault
 from security.stage import VARIABLE, Fault, Stage

@@ -16,7 +16,8 @@ from torch import Tensor
 from protocols.dealing import PartyMaterial
 from protocols.errors import DarkroomError
 from protocols.identifiers import MaterialId, Role
-from protocols.network import IMAGE_WIRE, Conv, Gate, Network, Relu
+from protocols.layers import Conv, Gate, Relu
+from protocols.network import IMAGE_WIRE, Network
 from protocols.openings import OpeningLedger
 from protocols.plan import plan_for
 from server import crypten_runtime

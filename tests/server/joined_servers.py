@@ -13,7 +13,8 @@ from proto import darkroom_pb2 as pb
 from protocols import ring
 from protocols.engines import CRYPTEN
 from protocols.identifiers import Role
-from protocols.network import IMAGE_WIRE, Conv, Gate, Network
+from protocols.layers import Conv, Gate
+from protocols.network import IMAGE_WIRE, Network
 from server.abort import Abort
 from server.evaluation import EvaluationRequest, Evaluator
 from server.models import ModelRegistry

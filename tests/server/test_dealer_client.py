@@ -6,7 +6,8 @@ import pytest
 
 from proto.transport import Identity, open_channel
 from protocols.identifiers import MaterialId, PushId
-from protocols.network import IMAGE_WIRE, Conv, Network
+from protocols.layers import Conv
+from protocols.network import IMAGE_WIRE, Network
 from protocols.plan import plan_for
 from server import dealer_client
 from server.dealer_client import Boots, DealerClient

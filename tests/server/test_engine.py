@@ -21,7 +21,8 @@ from scipy import stats
 from protocols import dealing, ring
 from protocols.fixed_point import decode, encode
 from protocols.identifiers import Role
-from protocols.network import IMAGE_WIRE, Add, Conv, Gate, MaxPool, Network, Relu
+from protocols.layers import Add, Conv, Gate, MaxPool, Relu
+from protocols.network import IMAGE_WIRE, Network
 from protocols.oracle import evaluate_oracle, oracle_wires
 from protocols.plan import SharedBit
 from tests.protocols.every_layer import EVERY_LAYER, encoded_weights, image_of, truncation_bound, weights_of

@@ -16,7 +16,8 @@ from protocols.errors import (
     RemoteProtocolError,
 )
 from protocols.identifiers import PushId, Role
-from protocols.network import IMAGE_WIRE, Conv, Linear, Network
+from protocols.layers import Conv, Linear
+from protocols.network import IMAGE_WIRE, Network
 from protocols.plan import masked_weights
 from protocols.prg import derive_key
 from server import models

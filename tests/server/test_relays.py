@@ -12,7 +12,8 @@ from protocols.errors import (
     RemoteProtocolError,
 )
 from protocols.identifiers import Role
-from protocols.network import IMAGE_WIRE, Conv, Gate, Network
+from protocols.layers import Conv, Gate
+from protocols.network import IMAGE_WIRE, Network
 from protocols.plan import plan_for
 from server.peer_channel import PeerChannel
 from server.pipe import Kind

@@ -13,8 +13,9 @@ from protocols.dealing import PartyMaterial, weight_mask_share
 from protocols.engines import CRYPTEN, MASKED
 from protocols.errors import EncodingRangeError, LocalProtocolError, RemoteProtocolError
 from protocols.identifiers import MaterialId, Role
+from protocols.layers import Conv, Gate
 from protocols.masked_plan import masked_plan
-from protocols.network import IMAGE_WIRE, Conv, Gate, Network
+from protocols.network import IMAGE_WIRE, Network
 from protocols.packing import NoiseKeys, PackingMode, pack
 from protocols.plan import masked_weights, plan_for
 from protocols.prg import derive_key

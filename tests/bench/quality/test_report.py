@@ -16,7 +16,8 @@ from bench.quality.packing_modes import both_modes
 from bench.quality.real_noise import RealNoise
 from bench.quality.trials import NOISY, Subject, Trial, means, worst
 from client.model_file import Model, save_model
-from protocols.network import IMAGE_WIRE, Conv, Network
+from protocols.layers import Conv
+from protocols.network import IMAGE_WIRE, Network
 from training.architecture import GatedShape, gated_network, initial_weights
 from training.cost import network_cost
 
