@@ -51,8 +51,8 @@ def test_the_engine_is_chosen_as_the_servers_choose_it() -> None:
 
 def test_of_a_large_image_all_tiles_are_counted() -> None:
     wide = Network((Conv("conv", IMAGE_WIRE, 64, kernel=3, padding=1), Conv("exit", "conv", 1, kernel=3, padding=1)))
-    tiles = image_tiles("masked", wide, 1100, 1300)
-    costs = planned_costs("masked", wide, 1100, 1300)
+    tiles = image_tiles("masked", wide, 1300, 1500)
+    costs = planned_costs("masked", wide, 1300, 1500)
     plans = [session_plan("masked", wide, tile.height, tile.width) for tile in tiles]
     assert costs.tiles == len(tiles) > 1
     assert costs.total.sent_bytes == sum(plan.sent_bytes for plan in plans)
