@@ -11,6 +11,9 @@ from typing import Annotated, Final, Literal, TypeVar
 import typer
 
 from darkroom import __version__
+from darkroom.cli_options import ConfigOption, JsonOption, WindowOption
+from darkroom.key_cli import key_app
+from darkroom.model_cli import model_app
 from darkroom.site_cli import site_app
 
 INTRODUCTION: Final = (
@@ -29,8 +32,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-model_app = typer.Typer(help="Models at the servers.", no_args_is_help=True)
-key_app = typer.Typer(help="Noise keys: of a hospital, of single objects.", no_args_is_help=True)
 app.add_typer(site_app)  # without a name: provision, accept and fingerprints
 app.add_typer(model_app, name="model")
 app.add_typer(key_app, name="key")
@@ -38,22 +39,8 @@ app.add_typer(key_app, name="key")
 DEFAULT_MODEL: Final = "base"
 Parsed = TypeVar("Parsed")
 
-ConfigOption = Annotated[
-    Path,
-    typer.Option(
-        "--config",
-        metavar="FILE",
-        envvar="DARKROOM_CONFIG",
-        help="client.toml (stores), edge.toml (opens), hospital.toml (both) or model-owner.toml.",
-    ),
-]
-JsonOption = Annotated[str | None, typer.Option("--json", metavar="PATH", help="Write the result as JSON; - is standard output.")]
 KeyOption = Annotated[
     Path | None, typer.Option("--key", metavar="FILE", help="Noise master key (mode 0600), instead of the one in --config.")
-]
-WindowOption = Annotated[
-    str | None,
-    typer.Option("--window", metavar="TIME", help="How long the edge may open it: 90s, 30m, 24h, 7d. Default: as in --config."),
 ]
 PackingOption = Annotated[
     Literal["keyed", "gaussian", "blind"],
@@ -379,81 +366,3 @@ def doctor(config: ConfigOption, json: JsonOption = None) -> None:
     from darkroom.commands import run_doctor
 
     run_doctor(config, json)
-
-
-@model_app.command("push")
-def model_push(
-    model: Annotated[
-        str,
-        typer.Argument(metavar="FILE_OR_NAME", help="A .safetensors file, whose stem is the model's name; or a shipped model."),
-    ],
-    config: ConfigOption,
-    json: JsonOption = None,
-) -> None:
-    """Share a model's weights between both servers, in place of an older model of that name.
-
-    Example: [bold]darkroom model push base --config sim/model-owner.toml[/bold]
-    """
-    from darkroom.commands import run_model_push
-
-    run_model_push(config, model, json)
-
-
-@model_app.command("list")
-def model_list(config: ConfigOption, json: JsonOption = None) -> None:
-    """List the models that the servers hold.
-
-    Example: [bold]darkroom model list --config sim/hospital.toml[/bold]
-    """
-    from darkroom.commands import run_model_list
-
-    run_model_list(config, json)
-
-
-@model_app.command("import-dncnn")
-def model_import_dncnn(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A state dict (.pth) of SaoYan/DnCNN-PyTorch or cszn/KAIR.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Model file to write (.safetensors).")],
-    json: JsonOption = None,
-) -> None:
-    """Make a model file of a trained grey DnCNN: batch normalisation folded, weights and wires in fixed point.
-
-    Takes a minute or two: how large its wires grow is measured on hostile images. The file is read without running code.
-
-    Example: [bold]darkroom model import-dncnn net.pth -o dncnn.safetensors[/bold]
-    """
-    from darkroom.commands import run_import_dncnn
-
-    run_import_dncnn(file, output, json)
-
-
-@key_app.command("new")
-def key_new(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write, mode 0600; nothing is overwritten.")],
-) -> None:
-    """Make a noise master key. Whoever has it, and both servers' stores, has the images: keep it as you keep the images.
-
-    Example: [bold]darkroom key new noise.key[/bold]
-    """
-    from darkroom.commands import run_key_new
-
-    run_key_new(file)
-
-
-@key_app.command("export")
-def key_export(
-    object_id: Annotated[str, typer.Argument(metavar="OBJECT", help="What store printed.")],
-    config: ConfigOption,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="File to write, mode 0600; default: standard output.")
-    ] = None,
-    window: WindowOption = None,
-) -> None:
-    """Give an edge elsewhere in the hospital the keys of one object, and a grant for a window from now on. Secret.
-
-    Example: [bold]darkroom key export $(darkroom store scan.dcm --config sim/client.toml) --window 1h -o ward7.json
-    --config sim/client.toml[/bold]
-    """
-    from darkroom.commands import run_key_export
-
-    run_key_export(config, object_id, output, window)

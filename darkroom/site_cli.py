@@ -8,12 +8,13 @@ from typing import Annotated, Final, Literal
 
 import typer
 
+from darkroom.cli_options import JsonOption
+
 site_app = typer.Typer()
 
 DirOption = Annotated[
     Path, typer.Option("--dir", metavar="DIR", help="Folder that holds the roles' folders, or this operator's alone.")
 ]
-JsonOption = Annotated[str | None, typer.Option("--json", metavar="PATH", help="Write the result as JSON; - is standard output.")]
 _ADDRESSES: Final = "address, HOST:PORT, as others dial it. Several: the first is dialled, all stand in its certificate."
 _BOUND: Final = "listens on. Default: its port on every interface (on loopback, where its address is there)."
 

@@ -1,0 +1,42 @@
+"""The command line of noise keys: `darkroom key ...`. Declares commands, options and help; the work is in `commands`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from darkroom.cli_options import ConfigOption, WindowOption
+
+key_app = typer.Typer(help="Noise keys: of a hospital, of single objects.", no_args_is_help=True)
+
+
+@key_app.command("new")
+def key_new(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write, mode 0600; nothing is overwritten.")],
+) -> None:
+    """Make a noise master key. Whoever has it, and both servers' stores, has the images: keep it as you keep the images.
+
+    Example: [bold]darkroom key new noise.key[/bold]
+    """
+    from darkroom.commands import run_key_new
+
+    run_key_new(file)
+
+
+@key_app.command("export")
+def key_export(
+    object_id: Annotated[str, typer.Argument(metavar="OBJECT", help="What store printed.")],
+    config: ConfigOption,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="File to write, mode 0600; default: standard output.")
+    ] = None,
+    window: WindowOption = None,
+) -> None:
+    """Give an edge elsewhere in the hospital the keys of one object, and a grant for a window from now on. Secret.
+
+    Example: [bold]darkroom key export $(darkroom store scan.dcm --config sim/client.toml) --window 1h -o ward7.json
+    --config sim/client.toml[/bold]
+    """
+    from darkroom.commands import run_key_export
+
+    run_key_export(config, object_id, output, window)
