@@ -18,14 +18,14 @@ import time
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Final
 
 from darkroom.uninterrupted import ENDING, uninterrupted
 from protocols.errors import ConfigurationError, PeerUnavailableError
 
 READY_SECONDS: Final = 120.0  # a cold start reads torch and CrypTen from disk: 3 s here, far more on a slow disk
-LOOK_SECONDS: Final = 0.05  # how often a ready file is looked for, while the wait itself is on the process's exit
+LOOK_SECONDS: Final = 0.05  # how often a ready file, or a signal, is looked for, while the wait itself is on a process's exit
 DRAIN_SECONDS: Final = 5.0  # for evaluations under way; a second SIGTERM then ends a party at once
 GRACE_SECONDS: Final = 8.0  # and who is still there then is killed
 TAIL_LINES: Final = 12
@@ -103,7 +103,11 @@ class Children:
 
         for child in self._children:
             threading.Thread(target=watch, args=(child,), daemon=True).start()
-        raise ended.get().ended()
+        while True:
+            try:  # in turns: a signal that the system gives to another thread does not wake one that waits without end
+                raise ended.get(timeout=LOOK_SECONDS).ended()
+            except Empty:
+                continue
 
     def stop(self) -> None:
         """SIGTERM to all, again to those that drain for long, SIGKILL to the groups of those that outlast the grace.

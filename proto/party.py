@@ -142,6 +142,15 @@ class StopSignals:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.request())
 
+    def wait(self) -> None:
+        """Until the first signal.
+
+        In turns: Python runs a handler in the main thread alone, and a signal that the system gives to another thread does not
+        wake one that waits without end.
+        """
+        while not self.stop.wait(LOOK_SECONDS):
+            pass
+
     def request(self) -> None:
         """As one more signal."""
         if self.stop.is_set():
@@ -184,7 +193,7 @@ def serve(settings: Settings, add_services: Callable[[grpc.Server, Callers], Hos
         log.info("serving", address=address, metrics=shown)
         if "--exit-on-stdin-eof" in sys.argv:
             threading.Thread(target=_watch_stdin, args=(signals,), daemon=True).start()
-        signals.stop.wait()
+        signals.wait()
         ready.unlink(missing_ok=True)
         health.drain()
         hosted.drain()

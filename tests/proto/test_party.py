@@ -1,6 +1,7 @@
 """A party's settings that are numbers and flags, and the signals that stop it."""
 
 import signal
+import threading
 
 import pytest
 
@@ -56,6 +57,28 @@ def test_metrics_are_shown_where_the_file_says_and_not_otherwise(settings, tmp_p
         Settings.load(open_to_all).metrics()
     open_to_all.write_text('[metrics]\nlisten = "0.0.0.0:9464"\nallow_remote = true\n')
     assert Settings.load(open_to_all).metrics() == MetricsAddress("0.0.0.0", 9464)  # noqa: S104
+
+
+def test_a_signal_that_another_thread_gets_stops_too():
+    """The system may give it to any thread; Python then runs the handler when the main thread next wakes, and not before."""
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    given = threading.Event()
+
+    def receive():
+        given.wait(0.5)  # the main thread waits by then; the handler cannot run before it does, whenever this comes
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    try:
+        signals = StopSignals()
+        signals.install()
+        receiver = threading.Thread(target=receive)
+        receiver.start()
+        signals.wait()
+        assert signals.stop.is_set()
+        receiver.join()
+    finally:
+        for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
+            signal.signal(number, handler)
 
 
 def test_one_signal_stops_and_the_second_stops_at_once():
