@@ -1,6 +1,6 @@
 """Plaintext evaluation of a network in floating point: the reference for quality, and what training differentiates."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Float
@@ -46,13 +46,19 @@ def float_wires(
     weights: Mapping[str, Tensor],
     images: Float[Tensor, "n 1 h w"],
     sigma: Float[Tensor, " n"],
+    read: Callable[[str, Tensor], Tensor] = lambda _, value: value,
 ) -> dict[str, Float[Tensor, "n c_wire h_wire w_wire"]]:
-    """Every wire, by name, before the output is cropped; arguments as for `evaluate_float`."""
+    """Every wire, by name, before the output is cropped; arguments as for `evaluate_float`.
+
+    read: what later layers read of a wire, from its name and value: the value itself, unless training limits it.
+    """
     height, width = images.shape[2:]
     padded_h, padded_w = network.padded_size(height, width)
     wires = {IMAGE_WIRE: functional.pad(images, (0, padded_w - width, 0, padded_h - height), mode="replicate")}
+    seen = dict(wires)
     for layer in network.layers:
-        wires[layer.out] = _step(layer, [wires[source] for source in layer.sources], weights, sigma)
+        wires[layer.out] = _step(layer, [seen[source] for source in layer.sources], weights, sigma)
+        seen[layer.out] = read(layer.out, wires[layer.out])
     return wires
 
 

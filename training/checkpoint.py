@@ -24,8 +24,7 @@ class Checkpoint:
     step: int
     weights: dict[str, Tensor] = field(repr=False)
     average: dict[str, Tensor] = field(repr=False)
-    optimiser: dict[str, Any] = field(repr=False)
-    hostile: Tensor = field(repr=False)  # the images of training.hostile.Nursery
+    optimiser: list[dict[str, Any]] = field(repr=False)
     best: dict[str, Tensor] = field(repr=False)
     best_psnr_db: float
     usual_loss: float

@@ -2,8 +2,8 @@
 
 Products of activations make gated networks diverge where ReLU networks would not, so a step whose loss or gradient is
 not finite, or far above the usual, is not taken; several in a row restore the last checkpoint at half the learning rate.
-A hostile image may overflow while the patches do well: then the step is taken without pressure, and the nursery begins anew,
-since an image without a gradient would stay where it is and spoil every step of its life.
+The penalty on hostile images gets a share of each step and no more: its gradient is scaled down to a part of the loss's, for each
+weight apart. Added at a fixed strength it drowned the loss, whose gradient is a hundred times smaller, whatever the limit was.
 
 A run is a function of its settings, the images and the machine's arithmetic: cut and resumed, it gives the same weights. Where
 it is computed is no setting of it: patches are drawn on the CPU, and checkpoints lie there, so a run may change devices.
@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -28,15 +28,16 @@ from protocols.network import Network
 from training.architecture import initial_weights, on_grid
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.device import CPU, on_device
-from training.hostile import Nursery, pressure
+from training.hostile import draw_hostile, pressure
 from training.images import Patches, Series, draw_patches
-from training.probe import Probe
+from training.optimiser import Optimiser
 from training.quality import measure_quality
 from training.settings import FitSettings, Settings
 
 LOSS_FLOOR: Final = 1e-6  # of the mean squared error: keeps the square root differentiable; 60 dB, beyond any result
 MIDDLE_LEVEL: Final = 27.5 / 255  # has weight 1
 LEAST_LEVEL: Final = 5 / 255  # keeps the weight of a patch without noise finite
+TINY: Final = 1e-12  # instead of a norm of zero
 USUAL_DECAY: Final = 0.99  # of the running loss that explosions are judged by
 SETTLED_STEPS: Final = 200  # before these, the running loss says nothing
 Log = Callable[[dict[str, Any]], None]
@@ -90,9 +91,7 @@ class Fitting:
         self.settings = settings
         self._device = device
         self.network = settings.build_network()
-        self._probe = _pressed(self.network)
-        chosen = settings.pressure
-        self._nursery = Nursery(chosen.batch, chosen.side, settings.patches.sigma_max, settings.fit.seed, device)
+        self.pressed = _pressed(self.network)
         self._training = training
         self._validation = validation
         self._path = folder / "checkpoint.pt"
@@ -100,17 +99,13 @@ class Fitting:
         first = on_device(initial_weights(self.network, settings.fit.seed), device)
         self._weights = {name: weight.requires_grad_() for name, weight in first.items()}
         self._average = {name: weight.detach().clone() for name, weight in first.items()}
-        matrices = [weight for name, weight in self._weights.items() if name.endswith(".weight")]
-        biases = [weight for name, weight in self._weights.items() if not name.endswith(".weight")]
-        groups = [{"params": matrices, "weight_decay": settings.fit.weight_decay}, {"params": biases, "weight_decay": 0.0}]
-        self._optimiser = torch.optim.AdamW(groups, lr=settings.fit.learning_rate, betas=(0.9, 0.99))
+        self._optimiser = Optimiser(self._weights, settings.fit.learning_rate, settings.fit.weight_decay)
         self.state = Checkpoint(
             fingerprint=_fingerprint(settings, training),
             step=0,
             weights={},
             average={},
-            optimiser={},
-            hostile=torch.zeros(0),
+            optimiser=[],
             best={},
             best_psnr_db=-math.inf,
             usual_loss=math.inf,
@@ -124,11 +119,6 @@ class Fitting:
             self._resume()
         else:
             self._save()
-
-    @property
-    def pressed(self) -> tuple[str, ...]:
-        """The wires that pressure acts on."""
-        return self._probe.names
 
     def run(self) -> Outcome:
         """Take steps. Raises TrainingDivergedError."""
@@ -158,34 +148,20 @@ class Fitting:
 
     def _take_step(self) -> bool:
         """One step of the optimiser; False if it was skipped because the loss or the gradient is unusable."""
-        settings, state = self.settings.fit, self.state
+        settings, state, chosen = self.settings.fit, self.state, self.settings
         rate = learning_rate(settings, state.step) * state.rate_scale
-        for group in self._optimiser.param_groups:
-            group["lr"] = rate
-        chosen = self.settings
         patches = draw_patches(self._training, chosen.patches, chosen.noise, seed=settings.seed, step=state.step).to(self._device)
-        press = torch.zeros(())
         with self._precision():
             loss = loss_of(self.network, self._weights, patches, settings.quiet_weight)
-            if chosen.pressure.strength:
-                offer = self._nursery.offer(state.step, len(self._probe.names))
-                press = pressure(self._probe, self._weights, offer, chosen.pressure.limit)
-        norm = self._gradient(loss + chosen.pressure.strength * press)
+            press = self._press() if chosen.pressure.strength else torch.zeros(())
+        norm = self._gradient(loss, press)
         value = loss.item()
-        if chosen.pressure.strength and math.isfinite(value) and not math.isfinite(norm):
-            self._log({"event": "overflow", "step": state.step + 1, "pressure": str(press.item())})
-            self._nursery.renew(state.step)
-            with self._precision():
-                loss, press = loss_of(self.network, self._weights, patches, settings.quiet_weight), torch.zeros(())
-            norm = self._gradient(loss)
-        else:
-            self._nursery.climb(state.step)
         state.step += 1
         if not (math.isfinite(value) and math.isfinite(norm)) or value > settings.explosion_factor * state.usual_loss:
             state.skipped += 1
             self._log({"event": "skipped", "step": state.step, "loss": str(value), "gradient_norm": str(norm)})
             return False
-        self._optimiser.step()
+        self._optimiser.step(rate)
         self._follow(value)
         if state.step % settings.log_every == 0:
             times = {"seconds": round(state.seconds, 1), "cpu_seconds": round(state.cpu_seconds, 1)}
@@ -196,11 +172,28 @@ class Fitting:
     def _precision(self) -> torch.autocast:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self.settings.fit.precision == "bfloat16")
 
-    def _gradient(self, loss: Tensor) -> float:
-        """Replace the gradient of the weights by that of a loss, clipped; its norm before."""
-        self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return float(torch.nn.utils.clip_grad_norm_(list(self._weights.values()), self.settings.fit.clip_norm))
+    def _press(self) -> Tensor:
+        """The penalty on the hostile images of this step."""
+        chosen, fit = self.settings.pressure, self.settings.fit
+        sigma_max = self.settings.patches.sigma_max
+        hostile = draw_hostile(chosen.batch, chosen.side, sigma_max, seed=fit.seed, step=self.state.step).to(self._device)
+        return pressure(self.network, self.pressed, self._weights, hostile, chosen.limit)
+
+    def _gradient(self, loss: Tensor, press: Tensor) -> float:
+        """Leave every weight the gradient of the loss, clipped, with the penalty's share; the norm of the loss's before."""
+        weights, chosen = list(self._weights.values()), self.settings.pressure
+        own = torch.autograd.grad(loss, weights)
+        norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in own))
+        pushes: Sequence[Tensor | None] = [None] * len(weights)
+        if press.item() > 0:
+            pushes = torch.autograd.grad(press, weights, allow_unused=True)
+        scale = min(1.0, self.settings.fit.clip_norm / max(norm, TINY))
+        for weight, gradient, push in zip(weights, own, pushes, strict=True):
+            weight.grad = gradient * scale
+            if push is not None:
+                most = chosen.share * float(weight.grad.norm()) / max(float(push.norm()), TINY)
+                weight.grad += push * min(chosen.strength, most)
+        return norm
 
     def _follow(self, loss: float) -> None:
         """Update the averaged weights and the usual loss."""
@@ -230,8 +223,7 @@ class Fitting:
     def _save(self) -> None:
         self.state.weights = on_device({name: weight.detach() for name, weight in self._weights.items()}, CPU)
         self.state.average = on_device(self._average, CPU)
-        self.state.optimiser = on_device(self._optimiser.state_dict(), CPU)
-        self.state.hostile = self._nursery.images.detach().to(CPU)
+        self.state.optimiser = on_device(self._optimiser.state(), CPU)
         save_checkpoint(self._path, self.state)
 
     def _load(self) -> Checkpoint:
@@ -243,8 +235,7 @@ class Fitting:
             for name, weight in self._weights.items():
                 weight.copy_(found.weights[name])
         self._average = on_device(found.average, self._device)
-        self._optimiser.load_state_dict(found.optimiser)  # which moves it to where its weights are
-        self._nursery.images = found.hostile.to(self._device)
+        self._optimiser.load(found.optimiser)  # which moves it to where its weights are
         return found
 
     def _resume(self) -> None:
@@ -272,12 +263,12 @@ class Fitting:
         self._save()
 
 
-def _pressed(network: Network) -> Probe:
+def _pressed(network: Network) -> tuple[str, ...]:
     """The wires that pressure acts on: gates, sums and the correction. The other convolutions are linear in these."""
     last = next(layer for layer in reversed(network.layers) if isinstance(layer, Conv))
     output = network.layers[-1].out
     names = [layer.out for layer in network.layers if layer.op in ("gate", "product", "add") and layer.out != output]
-    return Probe(network, (*names, last.out))
+    return (*names, last.out)
 
 
 def _fingerprint(settings: Settings, training: list[Series]) -> str:

@@ -1,106 +1,80 @@
-"""Extreme images in [-1, 2], the range that a client accepts (DESIGN section 6, Bounds).
+"""Extreme images in [-1, 2], the range that a client accepts, and the pressure that keeps wires small on them.
 
-Products of products grow without limit on inputs that training never showed: without the pressure below a network reached
-1e13 on them. `training.bounds` measures what is left.
+Products of products grow without limit on inputs that training never showed (DESIGN section 6, Bounds): without pressure these
+networks reach 1e40 on stripes. `training.bounds` measures what is left.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from protocols.fixed_point import IMAGE_HIGH, IMAGE_LOW
+from protocols.float_evaluation import float_wires
 from protocols.hostile_images import PATTERNS, pattern_plane
-from training.device import CPU
-from training.probe import Probe
+from protocols.network import Network
 
-LIFETIME: Final = 32  # steps that an image climbs
-STRIDE: Final = 0.3  # of the first step, falling to zero; 10 strides cross [-1, 2]
-LEAK: Final = 0.01
+SHARES: Final = {"checkerboard": 0.3, "stripes": 0.3, "step": 0.15, "salt_and_pepper": 0.1}  # the rest in equal parts
+CORNERS: Final = 0.7  # of the patterns lie between the ends of the range, which uniform levels rarely reach
+NOISY: Final = 0.5  # of the patterns carry noise of the level that the network is told
+CLEARANCE: Final = 2.0  # times the limit: where wires are cut off under pressure
 PEAK_FLOOR: Final = 1e-3  # keeps the logarithm finite
 
 
-def hostile_plane(side: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """A random pattern between two random levels of [-1, 2]."""
-    first, second = rng.uniform(IMAGE_LOW, IMAGE_HIGH, 2)
-    if rng.random() < 0.3:  # uniform levels rarely reach the corners
-        first, second = IMAGE_LOW, IMAGE_HIGH
-    pattern = PATTERNS[rng.integers(len(PATTERNS))]
-    return pattern_plane(pattern, side, float(first), float(second), rng)
-
-
 @dataclass(frozen=True, eq=False)
-class Offer:
-    """Hostile images, the noise level and the index of the wire that each is meant to make large."""
+class HostileImages:
+    """Images, and the noise level that the network is told of each."""
 
     images: Float[Tensor, "n 1 h w"]
     sigma: Float[Tensor, " n"]
-    targets: Int64[Tensor, " n"]
+
+    def to(self, device: torch.device) -> "HostileImages":
+        """The images where they are learned from."""
+        return HostileImages(self.images.to(device), self.sigma.to(device))
 
 
-class Nursery:
-    """A few hostile images that climb: each makes one wire larger, step by step, until it is replaced.
+def hostile_plane(side: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """A random pattern between two random levels of [-1, 2]: more often one that is hard to keep small, periodic and full."""
+    first, second = rng.uniform(IMAGE_LOW, IMAGE_HIGH, 2)
+    if rng.random() < CORNERS:
+        first, second = (IMAGE_LOW, IMAGE_HIGH) if rng.random() < 0.5 else (IMAGE_HIGH, IMAGE_LOW)
+    rest = (1.0 - sum(SHARES.values())) / (len(PATTERNS) - len(SHARES))
+    pattern = PATTERNS[rng.choice(len(PATTERNS), p=[SHARES.get(name, rest) for name in PATTERNS])]
+    return pattern_plane(pattern, side, float(first), float(second), rng)
 
-    The gradient comes with that of the weights, at no further cost ("free" adversarial training, Shafahi et al., NeurIPS
-    2019). The images are state of the run; every choice is a function of (seed, step).
+
+def draw_hostile(count: int, side: int, sigma_max: float, *, seed: int, step: int) -> HostileImages:
+    """The hostile images of one step, a function of (seed, step). sigma_max: in 1/255; half the images are told an end of it."""
+    rng = np.random.default_rng((seed, 1, step))
+    planes, levels = [], []
+    for _ in range(count):
+        level = float(rng.choice([0.0, rng.random(), rng.random(), 1.0])) * sigma_max / 255.0
+        plane = hostile_plane(side, rng)
+        if rng.random() < NOISY:
+            plane = np.clip(plane + np.float32(level) * rng.standard_normal(plane.shape, dtype=np.float32), IMAGE_LOW, IMAGE_HIGH)
+        planes.append(plane)
+        levels.append(level)
+    return HostileImages(torch.from_numpy(np.stack(planes)[:, None]), torch.tensor(levels, dtype=torch.float32))
+
+
+def pressure(
+    network: Network, names: Collection[str], weights: dict[str, Tensor], hostile: HostileImages, limit: float
+) -> Tensor:
+    """Mean of log(peak/limit) over images and channels of the named wires, of the peaks beyond the limit.
+
+    Every named wire is cut off at CLEARANCE times the limit before the next layers read it: so each layer answers for what it
+    adds to inputs that are nearly small enough, nothing overflows, and once all is within the limit nothing is cut off.
     """
+    ceiling = CLEARANCE * limit
 
-    def __init__(self, batch: int, side: int, sigma_max: float, seed: int, device: torch.device = CPU) -> None:
-        self._sigma_max = sigma_max
-        self._seed = seed
-        self._device = device
-        self.images = torch.zeros(batch, 1, side, side, device=device)
+    def cut_off(name: str, value: Tensor) -> Tensor:
+        return value.clamp(-ceiling, ceiling) if name in names else value
 
-    def offer(self, step: int, wires: int) -> Offer:
-        """The images of a step, ready for a gradient. wires: how many there are to choose targets from."""
-        levels, targets = [], []
-        self.images = self.images.detach()
-        for index in range(self.images.shape[0]):
-            life, age = self._life(step, index)
-            rng = np.random.default_rng((self._seed, 1, life, index))
-            levels.append(rng.choice([0.0, 1.0, rng.random()]) * self._sigma_max / 255.0)
-            targets.append(int(rng.integers(wires)))
-            if age == 0 or step == 0:
-                self.images[index, 0] = torch.from_numpy(hostile_plane(self.images.shape[-1], rng))
-        sigma = torch.tensor(levels, dtype=torch.float32, device=self._device)
-        return Offer(self.images.requires_grad_(), sigma, torch.tensor(targets, device=self._device))
-
-    def climb(self, step: int) -> None:
-        """Follow the sign of the gradient that the backward pass left, in strides that shrink with age."""
-        slope = self.images.grad
-        moved = self.images.detach()
-        if slope is not None:
-            ages = torch.tensor([self._life(step, index)[1] for index in range(moved.shape[0])], device=self._device)
-            strides = (STRIDE * (1 - ages / LIFETIME)).view(-1, 1, 1, 1)
-            moved = (moved + strides * torch.nan_to_num(slope).sign()).clamp(IMAGE_LOW, IMAGE_HIGH)
-        self.images = moved
-
-    def renew(self, step: int) -> None:
-        """Put a fresh image at every place: one of them has made a wire overflow, and has no gradient to go on with."""
-        planes = [
-            hostile_plane(self.images.shape[-1], np.random.default_rng((self._seed, 2, step, index)))
-            for index in range(self.images.shape[0])
-        ]
-        self.images = torch.from_numpy(np.stack(planes)[:, None]).to(self._device)
-
-    def _life(self, step: int, index: int) -> tuple[int, int]:
-        """Which image stands at this place, and its age in steps; places are renewed in turn."""
-        return divmod(step + index * LIFETIME // self.images.shape[0], LIFETIME)
-
-
-def pressure(probe: Probe, weights: dict[str, Tensor], offer: Offer, limit: float) -> Tensor:
-    """Mean of log(peak/limit): over images and wires, of the peaks beyond the limit; and over images, of each one's target.
-
-    The logarithm keeps the gradient usable when a wire is many orders of magnitude too large. A target counts within the
-    limit too, by a small fraction: this gives harmless images a direction to climb.
-    """
-    wires = probe.wires(weights, offer.images, offer.sigma)
-    peaks = torch.stack([value.abs().amax(dim=(1, 2, 3)) for value in wires.values()], dim=1)
-    excess = peaks.clamp(min=PEAK_FLOOR).div(limit).log()
-    aimed = excess.gather(1, offer.targets[:, None])
-    return functional.relu(excess).mean() + functional.leaky_relu(aimed, LEAK).mean()
+    wires = float_wires(network, weights, hostile.images, hostile.sigma, cut_off)
+    peaks = torch.cat([wires[name].abs().amax(dim=(2, 3)) for name in names], dim=1)
+    return torch.relu(peaks.clamp(min=PEAK_FLOOR).div(limit).log()).mean()

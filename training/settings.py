@@ -49,10 +49,11 @@ class FitSettings:
 class PressureSettings:
     """What keeps wires small on any input: a penalty on those beyond a limit, on extreme images in [-1, 2]."""
 
-    batch: int = 4
-    side: int = 32  # a receptive field
-    limit: float = 8.0  # magnitude without penalty; ordinary images need no more
-    strength: float = 0.02
+    batch: int = 2
+    side: int = 48  # about a receptive field
+    limit: float = 16.0  # magnitude without penalty; ordinary images need no more
+    strength: float = 20.0  # times the penalty's gradient is added; 0 presses not at all
+    share: float = 1.0  # but no more than this times the loss's gradient, for each weight apart
 
 
 @dataclass(frozen=True)

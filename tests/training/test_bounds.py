@@ -11,9 +11,9 @@ from protocols.network import Network
 from training import bounds as bounds_module
 from training.architecture import GatedShape, gated_network, initial_weights
 from training.bounds import measure_bounds
-from training.hostile import LIFETIME, Nursery, Offer, pressure
+from training.hostile import HostileImages, draw_hostile, pressure
 from training.images import load_series
-from training.probe import Probe, probe_all
+from training.probe import probe_all
 
 NETWORK = gated_network(GatedShape(channels=4, blocks=2))
 
@@ -45,37 +45,39 @@ def test_the_bound_covers_hostile_inputs(images_folder: Path, monkeypatch: pytes
     assert float(found["block0"].abs().max()) <= 3 * bounds.wires["block0"] + 1e-4
 
 
-def test_climbing_images_make_their_wire_larger_and_stay_in_range() -> None:
+def test_hostile_images_are_a_function_of_seed_and_step_and_stay_in_range() -> None:
+    drawn = [draw_hostile(4, 16, 55.0, seed=1, step=step) for step in range(20)]
+    again = draw_hostile(4, 16, 55.0, seed=1, step=3)
+    assert torch.equal(drawn[3].images, again.images)
+    assert torch.equal(drawn[3].sigma, again.sigma)
+    assert not torch.equal(drawn[3].images, drawn[4].images)
+    images, sigma = torch.cat([each.images for each in drawn]), torch.cat([each.sigma for each in drawn])
+    assert images.dtype == sigma.dtype == torch.float32
+    assert (float(images.min()), float(images.max())) == (-1.0, 2.0)
+    assert (float(sigma.min()), float(sigma.max())) == (0.0, pytest.approx(55 / 255))
+
+
+def test_pressure_is_the_mean_logarithm_beyond_the_limit() -> None:
     weights = initial_weights(NETWORK, 0)
-    probe = Probe(NETWORK, ("block1", "block2", "exit.project"))
-    nursery = Nursery(batch=2, side=16, sigma_max=55, seed=0)
-    peaks = []
-    for step in range(LIFETIME // 2):  # before the second place is renewed
-        offer = nursery.offer(step, len(probe.names))
-        wires = probe.wires(weights, offer.images, offer.sigma)
-        target = wires[probe.names[int(offer.targets[0])]][0]
-        peaks.append(float(target.detach().abs().max()))
-        pressure(probe, weights, offer, limit=100.0).backward()  # type: ignore[no-untyped-call]
-        nursery.climb(step)
-    assert peaks[-1] > peaks[0]
-    assert float(nursery.images.min()) >= -1
-    assert float(nursery.images.max()) <= 2
+    bright = HostileImages(torch.full((1, 1, 16, 16), 2.0), torch.zeros(1))
+    peaks = probe_all(NETWORK).wires(weights, bright.images, bright.sigma)["block0"].abs().amax(dim=(0, 2, 3))
+    limit = float(peaks.median())
+    expected = sum(max(0.0, math.log(float(peak) / limit)) for peak in peaks) / len(peaks)
+    assert expected > 0
+    assert float(pressure(NETWORK, ("block0",), weights, bright, limit)) == pytest.approx(expected, rel=1e-4)
+    assert float(pressure(NETWORK, ("block0",), weights, bright, float(peaks.max()) * 1.01)) == 0
 
 
-def test_a_place_is_renewed_at_the_end_of_its_life() -> None:
-    nursery = Nursery(batch=2, side=16, sigma_max=55, seed=0)
-    first = nursery.offer(LIFETIME // 2 - 1, 3).images.detach().clone()
-    second = nursery.offer(LIFETIME // 2, 3).images.detach().clone()
-    assert torch.equal(first[0], second[0])
-    assert not torch.equal(first[1], second[1])
-    again = Nursery(batch=2, side=16, sigma_max=55, seed=0)
-    assert torch.equal(again.offer(LIFETIME // 2, 3).images[1], second[1])
-
-
-def test_pressure_is_the_logarithm_beyond_the_limit() -> None:
-    weights = initial_weights(NETWORK, 0)
-    probe = Probe(NETWORK, ("block0",))
-    offer = Offer(torch.full((1, 1, 16, 16), 2.0), torch.zeros(1), torch.tensor([0]))
-    peak = float(probe.wires(weights, offer.images, offer.sigma)["block0"].abs().max())
-    assert float(pressure(probe, weights, offer, limit=peak / 3)) == pytest.approx(2 * math.log(3), rel=1e-4)
-    assert float(pressure(probe, weights, offer, limit=peak * 3)) == pytest.approx(-0.01 * math.log(3), rel=1e-4)
+def test_a_network_that_overflows_is_pressed_with_a_finite_gradient() -> None:
+    deep = gated_network(GatedShape(channels=4, blocks=8, block="direct"))
+    weights = {name: (weight * 30).requires_grad_() for name, weight in initial_weights(deep, 0).items()}
+    bright = HostileImages(torch.full((1, 1, 16, 16), 2.0), torch.zeros(1))
+    assert not torch.isfinite(evaluate_float(deep, weights, bright.images, bright.sigma)).all()
+    names = tuple(layer.out for layer in deep.layers if layer.op == "gate")
+    press = pressure(deep, names, weights, bright, limit=8.0)
+    press.backward()  # type: ignore[no-untyped-call]
+    for name in names:
+        gradient = weights[f"{name.removesuffix('.gate')}.filter.weight"].grad
+        assert gradient is not None
+        assert bool(torch.isfinite(gradient).all())
+        assert float(gradient.abs().max()) > 0, name

@@ -144,26 +144,29 @@ def test_several_unusable_steps_restore_the_checkpoint_at_half_the_rate(
     assert load_checkpoint(tmp_path / "run" / "checkpoint.pt").rate_scale == 0.5
 
 
-def test_a_hostile_image_that_overflows_costs_no_step(
+def test_pressure_gets_its_share_of_every_step_and_no_more(
     series: tuple[list[Series], list[Series]], tmp_path: Path, events: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    true_pressure, calls, before = fit.pressure, iter(range(1000)), []
+    steps: list[dict[str, Tensor]] = []
 
-    def overflowing(probe: Any, weights: dict[str, Tensor], offer: Any, limit: float) -> Tensor:
-        before.append(offer.images.detach().clone())
-        press = true_pressure(probe, weights, offer, limit)
-        return press * math.inf if next(calls) in (4, 5) else press  # as many as would restore a checkpoint
+    def seen(self: Any, rate: float) -> None:
+        steps.append({name: weight.grad.clone() for name, weight in self.weights.items()})
 
-    monkeypatch.setattr(fit, "pressure", overflowing)
-    outcome = run(series, tmp_path / "run", events)
+    def gradients(folder: str, **pressed: Any) -> dict[str, Tensor]:
+        steps.clear()
+        run(series, tmp_path / folder, events, replace(one_step, pressure=replace(SETTINGS.pressure, limit=1e-3, **pressed)))
+        return steps[0]
 
-    assert [entry["step"] for entry in events if entry["event"] == "overflow"] == [5, 6]
-    assert outcome.finished
-    assert (outcome.checkpoint.skipped, outcome.checkpoint.restores) == (0, 0)
-    assert all(bool(torch.isfinite(weight).all()) for weight in outcome.checkpoint.weights.values())
-    assert not torch.allclose(before[4], before[5], atol=0.31)  # another image, not one that climbed
-    pressures = [entry["pressure"] for entry in events if entry["event"] == "step"]
-    assert [value == 0 for value in pressures] == [False] * 4 + [True] * 2 + [False] * 2
+    monkeypatch.setattr(fit.Optimiser, "step", seen)
+    one_step = replace(SETTINGS, fit=replace(SETTINGS.fit, steps=1))
+    alone = gradients("alone", strength=0.0)
+    capped = gradients("capped", strength=1e9, share=0.5)
+    gentle = gradients("gentle", strength=1e-9, share=0.5)
+    pushed = [name for name in alone if not torch.equal(capped[name], alone[name])]
+    assert len(pushed) > len(alone) // 2
+    for name in pushed:
+        assert float((capped[name] - alone[name]).norm()) == pytest.approx(0.5 * float(alone[name].norm()), rel=1e-3)
+        assert float((gentle[name] - alone[name]).norm()) < 1e-3 * float(alone[name].norm())
 
 
 def test_lasting_divergence_is_an_error(
@@ -219,7 +222,7 @@ def test_pressure_reaches_both_levels_of_a_u(
     series: tuple[list[Series], list[Series]], tmp_path: Path, events: list[dict[str, Any]]
 ) -> None:
     network = GatedShape(channels=4, blocks=1, block="direct", outer=1)
-    pressed = PressureSettings(batch=2, side=16, limit=1e-3, strength=0.1)
+    pressed = PressureSettings(batch=2, side=16, limit=1e-3)
     fitting = Fitting(replace(SETTINGS, network=network, pressure=pressed), *series, tmp_path / "run", events.append)
     assert {"left1", "block1", "joined", "right1", "exit.project"} <= set(fitting.pressed)
     assert fitting.run().finished
