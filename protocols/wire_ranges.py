@@ -10,6 +10,8 @@ The rule, for any network:
   has FRAC_BITS, as a result must: no later truncation gets longer by it.
 * f is the coarsest of F_RANGE with which noisy phantoms come out within SHARE of `tolerance` of floating point, as other images
   have other noise; the finest where none does. Each bit less halves the flags, and narrows comparisons.
+* What is left of the tolerance is spent on flags, while more than FLAGS of them are expected: bits are taken from the wires that
+  gates and products read, one at a time, first where most flags go with it, and given back where the result gets too coarse.
 """
 
 import math
@@ -36,6 +38,8 @@ MARGIN: Final = 2.0
 SHARE: Final = 0.75  # between 48x48 and 160x160 the largest difference grows by less than a quarter
 F_RANGE: Final = (10, 18)
 WEIGHT_BITS_RANGE: Final = (10, 16)
+FLAGS: Final = 0.005  # expected in an evaluation at FLAGS_SIDE x FLAGS_SIDE: half of one in a hundred
+FLAGS_SIDE: Final = 512
 SIDE: Final = 48  # more than the receptive field of 20 convolutions of 3x3
 PHANTOMS: Final = 2  # of each noise level
 
@@ -73,7 +77,9 @@ def measured_ranges(
     for frac_bits in range(F_RANGE[0], F_RANGE[1] + 1):
         ranged = replace(network, ranges=_ranges(network, largest, frac_bits))
         error = rounding_error(ranged, weights, phantoms)
-        if error <= tolerance * SHARE or frac_bits == F_RANGE[1]:
+        if error <= tolerance * SHARE:
+            return _thinned(RangedNetwork(ranged, frac_bits, error, largest), weights, phantoms, tolerance * SHARE)
+        if frac_bits == F_RANGE[1]:
             return RangedNetwork(ranged, frac_bits, error, largest)
     raise AssertionError("F_RANGE is empty")
 
@@ -116,6 +122,27 @@ def rounding_error(network: Network, weights: Mapping[str, Tensor], batches: lis
         return (product + mask) >> item.shift
 
     return max(_difference(plan, words, exact, batch, carried) for batch in batches)
+
+
+def _thinned(found: RangedNetwork, weights: Mapping[str, Tensor], phantoms: list[Batch], allowed: float) -> RangedNetwork:
+    """With fewer bits on the factors of products, until FLAGS are left or no factor can spare one within the allowed error."""
+    spare = {name for name, _ in found.network.ranges} & _read_by(found.network, (Gate, Product))
+    while spare and found.expected_flags(FLAGS_SIDE, FLAGS_SIDE) > FLAGS:
+        shorter = {name: replace(found, network=_one_bit_less(found.network, name)) for name in spare}
+        name = min(sorted(spare), key=lambda each: shorter[each].expected_flags(FLAGS_SIDE, FLAGS_SIDE))
+        error = rounding_error(shorter[name].network, weights, phantoms)
+        if error <= allowed:
+            found = replace(shorter[name], error=error)
+        else:
+            spare.remove(name)
+    return found
+
+
+def _one_bit_less(network: Network, wire: str) -> Network:
+    """The description with one fractional bit less on one wire."""
+    ranges = dict(network.ranges)
+    ranges[wire] = replace(ranges[wire], frac_bits=ranges[wire].frac_bits - 1)
+    return replace(network, ranges=tuple(sorted(ranges.items())))
 
 
 def _difference(

@@ -121,3 +121,16 @@ def test_a_result_in_another_format_is_refused() -> None:
     with pytest.raises(NetworkDescriptionError, match="16 fractional bits, not 12"):
         session_plan("masked", network, 16, 16)
     assert session_plan("", network, 16, 16).engine == "crypten"
+
+
+def test_what_is_left_of_the_tolerance_is_spent_on_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, tolerance = weights_of(DIRECT), 1 / 1023
+    monkeypatch.setattr(wire_ranges, "FLAGS", math.inf)
+    as_ruled = measured_ranges(DIRECT, weights, np.random.default_rng(0), tolerance=tolerance)
+    monkeypatch.setattr(wire_ranges, "FLAGS", 0.0)
+    thinned = measured_ranges(DIRECT, weights, np.random.default_rng(0), tolerance=tolerance)
+    ruled, bits = bits_of(as_ruled.network), bits_of(thinned.network)
+    assert bits["block1.filter"] < ruled["block1.filter"]
+    assert bits | {"block1.filter": ruled["block1.filter"]} == ruled  # no product reads the others
+    assert as_ruled.error < thinned.error <= tolerance * SHARE
+    assert thinned.expected_flags(512, 512) < as_ruled.expected_flags(512, 512)
