@@ -76,7 +76,7 @@ def reach(network: Network) -> int | None:
 
 
 def tiles_for(network: Network, height: int, width: int, words: Callable[[int, int], int], limit: int = TILE_WORDS) -> list[Tile]:
-    """One tile where the image fits, else a grid of equal ones.
+    """One tile where the image fits, else a grid of equal ones, each of half the limit: while one is evaluated, the next gets ready.
 
     words: opened words for a window of some height and width. Raises NetworkDescriptionError: too large, and the network's result
     cannot be put together from tiles.
@@ -90,6 +90,7 @@ def tiles_for(network: Network, height: int, width: int, words: Callable[[int, i
             "are supported, and its result depends on the whole image, so it cannot be cut into tiles; reduce the image"
         )
     halo = -(-max(distance, MIN_SIDE) // multiple) * multiple  # of a window that is hardly more than it, the halo is enough
+    limit //= 2
     side = isqrt(limit * 256 * 256 // words(256, 256)) // multiple * multiple
     while True:
         inner = side - 2 * halo

@@ -25,7 +25,7 @@ class Abort:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._channel: PeerChannel | None = None
-        self._worker: WorkerProcess | None = None
+        self._workers: list[WorkerProcess] = []
         self._wake: list[Callable[[], object]] = []
         self._last: list[Callable[[], object]] = []
         self._aborted = False
@@ -41,7 +41,7 @@ class Abort:
             wake()
 
     def last(self, action: Callable[[], object]) -> None:
-        """Called when the session was stopped and its worker has ended, so that no two evaluations hold memory."""
+        """Called when the session was stopped and its workers have ended, so that no two evaluations hold memory."""
         with self._lock:
             self._last.append(action)
             reaped = self._reaped
@@ -55,11 +55,16 @@ class Abort:
             return self._aborted
 
     def watch(self, worker: WorkerProcess) -> None:
-        """The worker to stop. Raises SessionBrokenError where the session was aborted already."""
+        """A worker to stop. Raises SessionBrokenError where the session was aborted already."""
         with self._lock:
             if self._aborted:
                 raise SessionBrokenError("the session was cancelled: the caller has gone, or the other server")
-            self._worker = worker
+            self._workers.append(worker)
+
+    def forget(self, worker: WorkerProcess) -> None:
+        """This worker has ended."""
+        with self._lock:
+            self._workers = [other for other in self._workers if other is not worker]
 
     def watch_channel(self, channel: PeerChannel) -> None:
         """The channel to close."""
@@ -72,7 +77,7 @@ class Abort:
         """The session has ended by itself: there is nothing left to stop."""
         with self._lock:
             self._channel = None
-            self._worker = None
+            self._workers.clear()
             self._wake.clear()
 
     def __call__(self) -> None:
@@ -81,25 +86,25 @@ class Abort:
         self.interrupt()
 
     def interrupt(self) -> None:
-        """Close the channel and kill the worker; whoever waits on them, or in the queue, is woken. Returns at once."""
+        """Close the channel and kill the workers; whoever waits on them, or in the queue, is woken. Returns at once."""
         with self._lock:
             if self._aborted:
                 return
             self._aborted = True
-            wake, worker = list(self._wake), self._worker
+            wake, workers = list(self._wake), list(self._workers)
             if self._channel is not None:
                 self._channel.abort()
-            if worker is not None:
+            for worker in workers:
                 worker.kill()
         for action in wake:
             action()
-        if worker is None:
-            self._end()
+        if workers:
+            threading.Thread(target=self._reap, args=(workers,), name="reaper", daemon=True).start()
         else:
-            threading.Thread(target=self._reap, args=(worker,), name="reaper", daemon=True).start()
+            self._end()
 
-    def _reap(self, worker: WorkerProcess) -> None:
-        if not worker.ended(REAP_SECONDS):
+    def _reap(self, workers: list[WorkerProcess]) -> None:
+        if not all([worker.ended(REAP_SECONDS) for worker in workers]):
             log.error("worker has not ended", seconds=REAP_SECONDS)
         self._end()
 

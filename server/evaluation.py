@@ -7,7 +7,6 @@ channel is closed, the worker is killed, and the material is never named again.
 import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from time import monotonic
 from typing import Final
 
 from proto import darkroom_pb2 as pb
@@ -17,9 +16,7 @@ from protocols.errors import (
     DarkroomError,
     MaterialReusedError,
     NotFoundError,
-    PeerUnavailableError,
     RemoteProtocolError,
-    SessionBrokenError,
 )
 from protocols.identifiers import BootId, MaterialId, PushId, Role
 from protocols.layer_costs import image_tiles
@@ -27,13 +24,13 @@ from protocols.prg import fresh_key
 from protocols.tiles import Tile
 from protocols.unpicklable import Unpicklable
 from server.abort import Abort
-from server.dealer_client import Boots, DealerClient
+from server.dealer_client import Batch, Boots, DealerClient
 from server.models import MaskedModel, ModelRegistry, PushedModel, WeightMasking
 from server.order import OrderTerms, check_accept, check_order, make_order, order_digest, shared_key
 from server.outcome import Outcome, assembled
 from server.peer_channel import PeerChannel
-from server.pipe import Kind
-from server.relays import WORKER_ENDED, expect, receive_opening, relay_corrections, relay_openings, send_opening
+from server.relays import receive_opening, send_opening
+from server.tile_evaluation import TileEvaluation
 from server.turns import Place
 from server.worker_pool import WorkerPool
 
@@ -75,7 +72,6 @@ class _Agreed(Unpicklable):
     number: int
     material: MaterialId
     peer_key: bytes = field(repr=False)
-    started: float
 
 
 class Evaluator:
@@ -151,11 +147,10 @@ class Evaluator:
         model = self._models.load(request.model)
         tiles = self._tiles(model, request)
         work = _Work(request, model, request.image_share(), channel, abort)
-        return (yield from assembled(tiles, lambda number: self._lead_tile(work, boots, tiles[number], number)))
+        return (yield from assembled(tiles, lambda number, ahead: self._lead_tile(work, boots, tiles[number], number, ahead)))
 
-    def _lead_tile(self, work: _Work, boots: Boots, tile: Tile, number: int) -> Generator[str, None, Outcome]:
-        """One evaluation on fresh material."""
-        started = monotonic()
+    def _lead_tile(self, work: _Work, boots: Boots, tile: Tile, number: int, ahead: bool) -> Generator[str, None, TileEvaluation]:
+        """Begin an evaluation on fresh material."""
         channel, model = work.channel, work.model
         plan = session_plan(work.request.engine, model.network, tile.height, tile.width)
         masked = self._models.masked(model.name, model.upload_id, boots)
@@ -178,8 +173,8 @@ class Evaluator:
             # B may lack this push: a link that broke during masking leaves one side with it. The next session masks anew.
             self._models.forget(model.name)
             raise
-        agreed = _Agreed(masked, plan, tile, number, material, shared_key(order, accept), started)
-        return (yield from self._run(work, agreed))
+        agreed = _Agreed(masked, plan, tile, number, material, shared_key(order, accept))
+        return (yield from self._begin(work, agreed, ahead))
 
     def follow(
         self, channel: PeerChannel, request: EvaluationRequest, abort: Abort, place: Place
@@ -192,15 +187,16 @@ class Evaluator:
         tiles = self._tiles(model, request)
         work = _Work(request, model, request.image_share(), channel, abort)
 
-        def follow_tile(number: int) -> Generator[str, None, Outcome]:
+        def follow_tile(number: int, ahead: bool) -> Generator[str, None, TileEvaluation]:
             order = next(first, None) or channel.expect("order").order
-            return self._follow_tile(work, order, tiles[number], number)
+            return self._follow_tile(work, order, tiles[number], number, ahead)
 
         return (yield from assembled(tiles, follow_tile))
 
-    def _follow_tile(self, work: _Work, order: pb.PeerOrder, tile: Tile, number: int) -> Generator[str, None, Outcome]:
-        """One evaluation, as A orders."""
-        started = monotonic()
+    def _follow_tile(
+        self, work: _Work, order: pb.PeerOrder, tile: Tile, number: int, ahead: bool
+    ) -> Generator[str, None, TileEvaluation]:
+        """Begin an evaluation, as A orders."""
         channel, model = work.channel, work.model
         if order.kind == pb.PeerOrder.KIND_MASK:
             self.follow_masking(channel, order, work.request.session_id, model)
@@ -212,8 +208,8 @@ class Evaluator:
         if masked is None or str(masked.push_id) != order.push_id:
             raise RemoteProtocolError(f"server A names push {order.push_id[:40]!r}, which this server does not hold")
         accept = self._accept(channel, order)
-        agreed = _Agreed(masked, plan, tile, number, MaterialId(order.material_id), shared_key(order, accept), started)
-        return (yield from self._run(work, agreed))
+        agreed = _Agreed(masked, plan, tile, number, MaterialId(order.material_id), shared_key(order, accept))
+        return (yield from self._begin(work, agreed, ahead))
 
     def _tiles(self, model: PushedModel, request: EvaluationRequest) -> list[Tile]:
         """The image as one tile, or cut: public, the same at both servers. Raises BadInputError: too large."""
@@ -245,50 +241,35 @@ class Evaluator:
         channel.send(pb.PeerMessage(accept=accept))
         return accept
 
-    def _run(self, work: _Work, agreed: _Agreed) -> Generator[str, None, Outcome]:
-        request, model, abort, channel = work.request, work.model, work.abort, work.channel
+    def _begin(self, work: _Work, agreed: _Agreed, ahead: bool) -> Generator[str, None, TileEvaluation]:
+        """The evaluation of a tile, on material that nothing was evaluated on. ahead: another one is under way."""
+        request, model = work.request, work.model
         masked, plan, tile = agreed.masked, agreed.plan, agreed.tile
         self._use(agreed.material)
-        yield "dealing"
-        batch = self._dealer.claim_material(agreed.material, masked.push_id, plan, masked.boots, begun=abort.also)
-        worker = self._workers.take()
-        try:
-            abort.watch(worker)
-            job = pb.WorkerJob(
-                role=self.role.value,
-                network=model.network.to_json(),
-                size=request.stored.size,
-                material_id=str(agreed.material),
-                material_seed=batch.seed,
-                push_seed=masked.push_seed,
-                deltas=masked.deltas,
-                bias_shares=masked.bias_shares,
-                packing=request.stored.packing,
-                packing_sigma=request.stored.packing_sigma,
-                image_share=work.image_share,
-                noise_key=request.noise_key,
-                sigma_share=request.sigma_share,
-                peer_key=agreed.peer_key,
-                engine=plan.engine,
-                window=pb.Window(top=tile.top, left=tile.left, size=pb.Size(height=tile.height, width=tile.width)),
-            )
-            worker.pipe.send(Kind.JOB, job.SerializeToString())
-            relay_corrections(batch.corrections, worker.pipe, plan.correction_sizes if self.role is Role.B else [])
-            expect(worker.pipe, Kind.READY)
-            channel.send(pb.PeerMessage(ready=pb.PeerReady()))
-            channel.expect("ready")
-            offline_seconds = monotonic() - agreed.started
-            yield "evaluating"
-            worker.pipe.send(Kind.GO)
-            stats, share = relay_openings(worker.pipe, channel, plan)
-        except OSError as error:  # the pipe: broken, or closed under us
-            if abort.aborted:
-                raise SessionBrokenError("the session was cancelled: the caller has gone, or the other server") from error
-            raise PeerUnavailableError(WORKER_ENDED) from error
-        finally:
-            batch.cancel()
-            worker.stop()
-            self._workers.refill()
+        if not ahead:
+            yield "dealing"
+        job = pb.WorkerJob(
+            role=self.role.value,
+            network=model.network.to_json(),
+            size=request.stored.size,
+            material_id=str(agreed.material),
+            push_seed=masked.push_seed,
+            deltas=masked.deltas,
+            bias_shares=masked.bias_shares,
+            packing=request.stored.packing,
+            packing_sigma=request.stored.packing_sigma,
+            image_share=work.image_share,
+            noise_key=request.noise_key,
+            sigma_share=request.sigma_share,
+            peer_key=agreed.peer_key,
+            engine=plan.engine,
+            window=pb.Window(top=tile.top, left=tile.left, size=pb.Size(height=tile.height, width=tile.width)),
+        )
+
+        def claim(begun: Callable[[Callable[[], object]], object]) -> Batch:
+            return self._dealer.claim_material(agreed.material, masked.push_id, plan, masked.boots, begun=begun)
+
         shape = model.network.output_shape(plan.height, plan.width)
-        costs = (offline_seconds, batch.dealt_bytes, batch.dealer_peak_rss_bytes)
-        return Outcome(share, stats, plan.engine, *costs, masked.push_id, shape)
+        return TileEvaluation(
+            job, plan, masked.push_id, shape, claim=claim, channel=work.channel, abort=work.abort, workers=self._workers
+        )

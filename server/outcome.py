@@ -3,10 +3,11 @@
 Run by both servers, in step.
 """
 
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Final
+from time import monotonic
+from typing import Final, Protocol
 
 import torch
 
@@ -58,46 +59,85 @@ class Outcome(Unpicklable):
         )
 
 
-Evaluation = Callable[[], Generator[str, None, Outcome]]
+class Evaluation(Protocol):
+    """One evaluation of one tile that has begun: its material comes."""
+
+    def get_ready(self, waited_since: float) -> None:
+        """Wait for the material here and at the other server. waited_since: when waiting for it began."""
+
+    def finish(self) -> Generator[str, None, Outcome]:
+        """Evaluate; yields stages."""
+
+    def stop(self) -> None:
+        """Give everything back, whether finished or not."""
 
 
-def repeated(once: Evaluation) -> Generator[str, None, Outcome]:
-    """Evaluate, and again on fresh material as long as a truncation was flagged.
+Begin = Callable[[int, bool], Generator[str, None, Evaluation]]  # a tile's number, and whether another evaluation is under way
 
-    The flag is a function of openings that both servers hold, and as likely for every image (protocols.truncation): repeating
-    says nothing. Nothing else is ever repeated. Raises RemoteProtocolError after MAX_REPEATS.
+
+def assembled(tiles: Sequence[Tile], begin: Begin) -> Generator[str, None, Outcome]:
+    """Evaluate each tile and put the kept parts together. Yields stages.
+
+    While one tile is evaluated, the material of the next comes. A tile with a flagged truncation is evaluated again, last, on
+    fresh material: the flag is a function of openings that both servers hold, and as likely for every image
+    (protocols.truncation), so repeating says nothing. Nothing else is ever repeated. Each tile's share is re-randomised by
+    itself, so the parts of the sum are as uniform as one share is. Raises RemoteProtocolError: MAX_REPEATS were not enough.
     """
-    outcome = yield from once()
-    for _ in range(MAX_REPEATS):
-        if not outcome.flagged:
-            return outcome
-        yield "repeating: a truncation was flagged"
-        outcome = (yield from once()).after(outcome)
-    if outcome.flagged:
-        raise RemoteProtocolError(
-            f"truncation was flagged in {MAX_REPEATS + 1} evaluations in a row: the ranges of the model's wires are too wide"
-        )
-    return outcome
-
-
-def assembled(tiles: Sequence[Tile], evaluate: Callable[[int], Generator[str, None, Outcome]]) -> Generator[str, None, Outcome]:
-    """Evaluate each tile, by its number, and put the kept parts together. Each has its own material and its own repetitions.
-
-    Each tile's share is re-randomised by itself, so the parts of the sum are as uniform as one share is. Yields which tile.
-    """
-    if len(tiles) == 1:
-        return (yield from repeated(partial(evaluate, 0)))
-    height, width = (max(tile.place[axis].stop for tile in tiles) for axis in range(2))
-    whole: torch.Tensor | None = None
-    total: Outcome | None = None
-    for number, tile in enumerate(tiles):
-        yield f"tile {number + 1} of {len(tiles)}"
-        outcome = yield from repeated(partial(evaluate, number))
-        share = ring.from_bytes(outcome.share, outcome.shape)
-        if whole is None:
-            whole = torch.empty(outcome.shape[0], height, width, dtype=torch.int64)
-        whole[:, *tile.place] = share[:, *tile.kept]
-        total = outcome if total is None else outcome.after(total)
-    if whole is None or total is None:
+    left, repeats = deque(range(len(tiles))), Counter[int]()
+    begun: deque[tuple[int, Evaluation]] = deque()
+    picture, total = _Picture(tiles), None
+    waited_since = monotonic()
+    try:
+        while left or begun:
+            if not begun:
+                begun.append((left[0], (yield from begin(left.popleft(), False))))
+            number, evaluation = begun[0]
+            evaluation.get_ready(waited_since)
+            if left:
+                begun.append((left[0], (yield from begin(left.popleft(), True))))
+            if len(tiles) > 1:
+                yield f"tile {number + 1} of {len(tiles)}"
+            outcome = yield from evaluation.finish()
+            begun.popleft()
+            waited_since = monotonic()
+            total = outcome if total is None else outcome.after(total)
+            if not outcome.flagged:
+                picture.add(number, outcome)
+                continue
+            repeats[number] += 1
+            if repeats[number] > MAX_REPEATS:
+                often = f"{MAX_REPEATS + 1} evaluations in a row"
+                raise RemoteProtocolError(f"truncation was flagged in {often}: the ranges of the model's wires are too wide")
+            yield "repeating: a truncation was flagged"
+            left.append(number)
+    finally:
+        for _, evaluation in begun:
+            evaluation.stop()
+    if total is None:
         raise RemoteProtocolError("an image has at least one tile")
-    return replace(total, share=ring.to_bytes(whole), shape=(whole.shape[0], height, width))
+    return replace(total, share=picture.share, shape=picture.shape)
+
+
+class _Picture:
+    """The output share of an image whose tiles come in any order. A single tile may be any shape: its share stays as it is."""
+
+    def __init__(self, tiles: Sequence[Tile]) -> None:
+        self._tiles = tiles
+        self._whole: torch.Tensor | None = None
+        self._single = b""
+        self.shape = (0, 0, 0)
+
+    @property
+    def share(self) -> bytes:
+        return self._single if self._whole is None else ring.to_bytes(self._whole)
+
+    def add(self, number: int, outcome: Outcome) -> None:
+        if len(self._tiles) == 1:
+            self._single, self.shape = outcome.share, outcome.shape
+            return
+        if self._whole is None:
+            height, width = (max(tile.place[axis].stop for tile in self._tiles) for axis in range(2))
+            self.shape = (outcome.shape[0], height, width)
+            self._whole = torch.empty(self.shape, dtype=torch.int64)
+        tile = self._tiles[number]
+        self._whole[:, *tile.place] = ring.from_bytes(outcome.share, outcome.shape)[:, *tile.kept]

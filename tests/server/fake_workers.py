@@ -83,9 +83,9 @@ class FakeWorker:
 
     running = True
 
-    def __init__(self, log, behaviour, jobs):
+    def __init__(self, log, behaviour, jobs, arrivals):
         self.pipe, self._theirs = memory_pipes()
-        self._log, self._behaviour, self._jobs = log, behaviour, jobs
+        self._log, self._behaviour, self._jobs, self._arrivals = log, behaviour, jobs, arrivals
         self.stopped = False
         self.gone = threading.Event()
         threading.Thread(target=self._serve, daemon=True).start()
@@ -118,6 +118,7 @@ class FakeWorker:
         plan = session_plan(job.engine, Network.from_json(job.network), job.window.size.height, job.window.size.width)
         self._log.append((job.role, job.material_id))
         self._jobs.append(job)
+        self._arrivals.release()
         if Role(job.role) is Role.B:
             for index, size in enumerate(plan.correction_sizes):
                 label, payload = _frame(pipe, Kind.CORRECTION)
@@ -170,7 +171,7 @@ def _frame(pipe, kind):
 
 
 class FakeWorkers:
-    """Stands for `WorkerPool`. log: jobs that arrived, `jobs` whole.
+    """Stands for `WorkerPool`. log: jobs that arrived, `jobs` whole; arrivals: released for each.
 
     behaviour: (role, opening or "ready") to "dies", "fails" or "hangs"; (role, "flags") to the flags of each evaluation;
     "clings": true where a worker that is killed lives on until the test sets its `gone`.
@@ -181,9 +182,10 @@ class FakeWorkers:
         self.log = []
         self.jobs = []
         self.taken = []
+        self.arrivals = threading.Semaphore(0)
 
     def take(self):
-        self.taken.append(FakeWorker(self.log, self.behaviour, self.jobs))
+        self.taken.append(FakeWorker(self.log, self.behaviour, self.jobs, self.arrivals))
         return self.taken[-1]
 
     def refill(self):
