@@ -44,7 +44,10 @@ def replacing(path: Path, *, mode: int = PUBLIC_MODE) -> Generator[BinaryIO]:
 
 
 def create_private(path: Path, content: bytes) -> None:
-    """Write a new file of mode 0600. Raises ConfigurationError: it exists already (never overwritten), or cannot be written."""
+    """Write a new file of mode 0600; where that does not end well (Ctrl-C too), leave no trace.
+
+    Raises ConfigurationError: it exists already (never overwritten), or cannot be written.
+    """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_MODE)
     except FileExistsError as error:
@@ -53,14 +56,18 @@ def create_private(path: Path, content: bytes) -> None:
         ) from error
     except OSError as error:
         raise _unwritable(path, error) from error
+    whole = False
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(descriptor)
+        whole = True
     except OSError as error:
-        path.unlink(missing_ok=True)
         raise _unwritable(path, error) from error
+    finally:
+        if not whole:  # a part of a key would stand in the way of the next attempt, and never be overwritten
+            path.unlink(missing_ok=True)
 
 
 def read_file(path: Path, purpose: str) -> bytes:

@@ -22,6 +22,18 @@ def test_replacing_leaves_the_old_file_when_the_block_fails(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_private_file_that_is_interrupted_leaves_nothing(tmp_path, monkeypatch):
+    """What exists is never overwritten: a part of a key would be there for good."""
+
+    def interrupted(_descriptor):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        create_private(tmp_path / "key", b"secret")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_full_disk_is_a_clear_error_and_leaves_no_half_file(tmp_path, monkeypatch):
     def full(_descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -10,21 +10,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from pydicom.data import get_testdata_file
 
 from client import acquisition, edge
 from client.model_file import Model, save_model
 from client.records import ObjectRecord
+from darkroom.pacs.addresses import parse_peer
+from darkroom.pacs.sender import Destination
 from darkroom.provision import provision
+from proto.transport import fingerprint
 from tests.integration.conftest import picture
 from tests.integration.failing_site import FailingSite, wait_until
 
 SECONDS = 300.0
+DNCNN = {0: (4, 1, 3, 3), 2: (4, 4, 3, 3), 4: (1, 4, 3, 3)}  # shapes of its weights, as small as can be
 
 pytestmark = pytest.mark.timeout(600)
 
 
-def start(*arguments: object) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "darkroom", *map(str, arguments)]
+def start(*arguments: object, module: str = "darkroom") -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", module, *map(str, arguments)]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "200"}
     )
@@ -162,17 +168,55 @@ def test_interrupted_while_the_simulation_starts(tmp_path: Path, command: str, a
         assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_interrupted_while_it_provisions(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["provision", "fingerprints"])
+def test_interrupted_while_it_reads_the_folders(tmp_path: Path, command: str) -> None:
     site = provision(tmp_path / "site")
     certificate = site.certificate("dealer", held_by="dealer")
     certificate.unlink()
     os.mkfifo(certificate)
     before = sorted(site.root.rglob("*"))
-    running = start("provision", "--dir", site.root)
+    running = start(command, "--dir", site.root)
     writer = os.open(certificate, os.O_WRONLY)  # returns when the command has opened it, and now waits for what it says
     interrupt(running)
     os.close(writer)
     assert sorted(site.root.rglob("*")) == before
+
+
+def accepting(folder: Path) -> tuple[object, ...]:
+    """The command with which server B pins server A's certificate."""
+    a, b = provision(folder / "a", roles=["server-a"]), provision(folder / "b", roles=["server-b"])
+    certificate = a.certificate("server-a", held_by="server-a")
+    return "accept", certificate, "--dir", b.root, "--fingerprint", fingerprint(certificate.read_bytes())
+
+
+def importing(folder: Path) -> tuple[object, ...]:
+    torch.save({f"model.{place}.weight": torch.full(shape, 0.01) for place, shape in DNCNN.items()}, folder / "net.pth")
+    return "model", "import-dncnn", folder / "net.pth", "-o", folder / "dncnn.safetensors"
+
+
+# In which call it is held, and the command. `fsync`: what it writes is in a file that is not whole.
+MOMENTS: dict[str, tuple[tuple[str, str], Callable[[Path], tuple[object, ...]]]] = {
+    "sample": (("os", "fsync"), lambda folder: ("sample", folder / "scan.dcm")),
+    "key new": (("os", "fsync"), lambda folder: ("key", "new", folder / "noise.key")),
+    "accept": (("os", "fsync"), accepting),
+    "model import-dncnn": (("os", "fsync"), importing),
+    "plan": (("protocols.ring", "conv2d"), lambda folder: ("plan", "--size", "64x64", "--json", folder / "plan.json")),
+}
+
+
+@pytest.mark.parametrize("command", MOMENTS)
+def test_interrupted_in_a_moments_work(tmp_path: Path, command: str) -> None:
+    call, arguments = MOMENTS[command]
+    folder, fifo = tmp_path / "folder", tmp_path / "fifo"
+    folder.mkdir()
+    os.mkfifo(fifo)
+    given = arguments(folder)
+    before = sorted(folder.rglob("*"))
+    running = start(fifo, *call, *given, module="tests.integration.held_darkroom")
+    writer = os.open(fifo, os.O_WRONLY)  # returns when the command has come to that call
+    interrupt(running)
+    os.close(writer)
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_interrupted_while_a_key_is_exported(failing: FailingSite, tmp_path: Path) -> None:
@@ -184,3 +228,25 @@ def test_interrupted_while_a_key_is_exported(failing: FailingSite, tmp_path: Pat
     interrupt(running)
     os.close(writer)
     assert [path.name for path in tmp_path.iterdir()] == ["client.toml"]
+
+
+def test_a_second_signal_ends_a_service_at_once(failing: FailingSite, tmp_path: Path) -> None:
+    """The first has it finish what is at hand, which here would take for ever; the object goes, its image stays in the spool."""
+    before = failing.stored()
+    failing.lines["peer"].stall()
+    spool = tmp_path / "spool"
+    options = ("--listen", "127.0.0.1:0", "--send-to", "PACS@127.0.0.1:1", "--spool", spool, "--model", "tiny")
+    running = start("serve-dicom", *options, "--config", failing.hospital_file)
+    try:
+        assert running.stdout is not None
+        address = running.stdout.readline().strip().removeprefix("ready: ")
+        Destination(parse_peer(address), our_aet="CT1", tls=None).send(Path(get_testdata_file("CT_small.dcm", download=False)))
+        wait_until(lambda: len(failing.stored()) == len(before) + 2, "the object was not stored")
+        running.send_signal(signal.SIGTERM)
+        interrupt(running)
+    finally:
+        failing.repair()
+    failing.wait_for_stored(before)
+    failing.require_no_session("server-a", "server-b")
+    assert [path.suffix for path in (spool / "incoming").iterdir()] == [".dcm"]
+    assert not list((spool / "outgoing").iterdir())
