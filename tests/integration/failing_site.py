@@ -76,12 +76,16 @@ class FailingSite:
         for line in self._leading_to(name):
             line.repair(address)
 
-    def kill(self, name: str) -> None:
-        """SIGKILL; then the lines do what the kernel of a dead process does."""
+    def kill(self, name: str) -> list[int]:
+        """SIGKILL; then the lines do what the kernel of a dead process does. Returns the workers that it had."""
         self._killed.add(name)
-        os.kill(self._processes.names[name], signal.SIGKILL)
+        workers = self.workers(name)
+        process = self._processes.names[name]
+        os.kill(process, signal.SIGKILL)
+        os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)  # dead, and its status kept for whoever started it
         for line in self._leading_to(name):
             line.cut()
+        return workers
 
     def _leading_to(self, name: str) -> list[Line]:
         names = {"dealer": ("dealer-a", "dealer-b"), "server-a": ("client-a", "peer"), "server-b": ("client-b",)}[name]
@@ -104,6 +108,10 @@ class FailingSite:
         lists = Path(f"/proc/{self._processes.names[name]}/task").glob("*/children")
         return [int(child) for children in lists for child in children.read_text().split()]
 
+    def require_ended(self, processes: list[int]) -> None:
+        """Wait until none of these runs any more. Raises AssertionError."""
+        wait_until(lambda: not any(map(runs, processes)), "a killed server's worker runs on")
+
     def wait_for_stored(self, expected: list[str]) -> None:
         """Wait until the stores hold just this. Raises AssertionError."""
         wait_until(lambda: self.stored() == expected, "a share, or a part of one, is left in a store")
@@ -115,6 +123,14 @@ class FailingSite:
             for letter in "ab"
             for path in self.site.root.glob(f"server-{letter}/{letter}.store/objects/*")
         )
+
+
+def runs(process: int) -> bool:
+    """Whether a process is there and does something: one that has ended may still have to be reaped."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def wait_until(happened: Callable[[], bool], otherwise: str) -> None:

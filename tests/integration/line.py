@@ -64,6 +64,12 @@ class Line:
         with self._changed:
             return self._holding > 0
 
+    def release(self) -> None:
+        """Pass on what a stall has kept back, and all that follows; connections stay open."""
+        with self._changed:
+            self._budget = None
+            self._changed.notify_all()
+
     def cut(self) -> None:
         """Reset what is connected, and whatever comes."""
         with self._changed:

@@ -1,22 +1,31 @@
-"""SIGKILL of each party in each main step: a sentence that names it, no worker left, and the next request works."""
+"""SIGKILL of each party in each main step: a sentence that names it, no worker and no file left, and the next request works.
+
+The dealer is not missed any more once the servers evaluate: both have all of their material by then.
+"""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from client import acquisition, edge
+from client.model_file import Model
 from client.progress import Step
 from client.records import ObjectRecord
+from client.report import float_estimate
 from darkroom.exit_codes import ExitCode, exit_code_of
+from darkroom.output import Stages
 from protocols.errors import DarkroomError
+from tests.darkroom.test_cli import Darkroom, darkroom  # noqa: F401 - a fixture
 from tests.integration.conftest import picture
-from tests.integration.failing_site import HELD_BYTES, FailingSite
+from tests.integration.failing_site import HELD_BYTES, LARGE_SIDE, FailingSite
 
 # The stage at which to kill, and the line that is held so that the step cannot be over before the signal arrives.
 STEPS = {
     "waiting": (("server B", "waiting for server A"), "dealer-a", 0),
     "dealing": (("server B", "dealing"), "dealer-b", 0),
     "evaluating": (("server B", "evaluating"), "peer", HELD_BYTES),
+    "result from A": (("server A", "sending the result"), "client-a", HELD_BYTES),
     "result from B": (("server B", "sending the result"), "client-b", HELD_BYTES),
 }
 NAMES = {"server-a": "server A", "server-b": "server B", "dealer": "the dealer"}
@@ -30,34 +39,80 @@ KILLED = [
     ("dealing", "dealer"),
     ("evaluating", "server-a"),
     ("evaluating", "server-b"),
+    ("result from A", "server-a"),
     ("result from B", "server-b"),
 ]
 
+TOLERANCE = 1 / 1023  # of the range: a grey level of 10 bits
 
 # Parties are started again, and the machine may be busy.
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("repaired")]
 
 
 @pytest.mark.parametrize(("step", "party"), KILLED)
-def test_killed_while_an_image_is_denoised(failing: FailingSite, large: ObjectRecord, step: str, party: str) -> None:
+def test_killed_while_an_image_is_denoised(
+    failing: FailingSite,
+    large: ObjectRecord,
+    darkroom: Darkroom,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    step: str,
+    party: str,
+) -> None:
     stage, line, held = STEPS[step]
+    failing.lines[line].stall(held)
+    killed: list[str] = []
+    workers: list[int] = []
+    show = Stages.__call__
+
+    def kill(stages: Stages, shown: Step) -> None:
+        if (shown.who, shown.stage) == stage and not killed:
+            killed.append(party)
+            workers.extend(failing.kill(party))
+        show(stages, shown)
+
+    monkeypatch.setattr(Stages, "__call__", kill)
+    command = ("denoise", str(large.object_id), "-o", tmp_path / "out.npy", "--model", "tiny", "--config", failing.hospital_file)
+    done = darkroom(*command)
+    assert killed
+    assert bool(workers) is (party != "dealer")
+    assert (done.returncode, done.stdout) == (ExitCode.PEER, ""), done.stderr
+    sentence = done.stderr.rpartition("darkroom: ")[2]
+    assert any(f"{NAMES[party]} at {address}, asked" in sentence for address in failing.addresses(party)), sentence
+    assert "(while " in sentence, sentence
+    assert REMEDY.search(sentence), sentence
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    failing.require_no_session(*{"server-a", "server-b"} - {party})
+    failing.require_ended(workers)
+    failing.repair()
+    assert darkroom(*command).returncode == 0
+
+
+def test_a_dealer_killed_while_the_servers_evaluate_is_missed_by_the_next_session(
+    failing: FailingSite, large: ObjectRecord, model: Model
+) -> None:
+    stage, line, held = STEPS["evaluating"]
     failing.lines[line].stall(held)
     killed: list[str] = []
 
     def kill(shown: Step) -> None:
         if (shown.who, shown.stage) == stage and not killed:
-            killed.append(party)
-            failing.kill(party)
+            killed.append("dealer")
+            failing.kill("dealer")
+            failing.lines[line].release()
 
-    with pytest.raises(DarkroomError) as caught:
-        edge.denoise(failing.config, large.object_id, model="tiny", progress=kill)
+    result = edge.denoise(failing.config, large.object_id, model="tiny", progress=kill)
     assert killed
+    reference = float_estimate(model, picture(LARGE_SIDE, LARGE_SIDE).pixels, large.sigma)
+    assert float((result.estimate - reference).abs().max()) <= TOLERANCE
+    failing.require_no_session("server-a", "server-b")
+    with pytest.raises(DarkroomError) as caught:
+        edge.denoise(failing.config, large.object_id, model="tiny")
     assert exit_code_of(caught.value) is ExitCode.PEER
-    sentence = str(caught.value)
-    assert any(f"{NAMES[party]} at {address}, asked" in sentence for address in failing.addresses(party)), sentence
-    assert "(while " in sentence, sentence
-    assert REMEDY.search(sentence), sentence
-    failing.require_no_session(*{"server-a", "server-b"} - {party})
+    assert f"the dealer at {failing.lines['dealer-a'].address}, asked for fresh material" in str(caught.value)
+    assert REMEDY.search(str(caught.value)), str(caught.value)
+    failing.require_no_session("server-a", "server-b")
     failing.repair()
     edge.denoise(failing.config, large.object_id, model="tiny")
 
