@@ -54,7 +54,7 @@ class Connection:
     role: Role
     channel: grpc.Channel
     stub: Any  # rpc.ServerStub; generated code is untyped
-    address: str
+    address: str  # every one that it may have, for people
 
     @property
     def name(self) -> str:
@@ -74,7 +74,7 @@ def connect(config: HospitalConfig, identity: Identity) -> Generator[Mapping[Rol
         for role in Role:
             peer = config.peer(role)
             channel = stack.enter_context(open_channel(identity, peer))
-            connections[role] = Connection(role, channel, rpc.ServerStub(channel), peer.address)
+            connections[role] = Connection(role, channel, rpc.ServerStub(channel), peer.place)
         yield connections
 
 

@@ -32,7 +32,7 @@ DEFAULT_OBJECTS: Final = "objects"
 class ServerSection:
     """Where a server listens, and the certificate it must show."""
 
-    address: str
+    address: str  # several: in the order in which they are tried, blanks between
     certificate: Path
 
 

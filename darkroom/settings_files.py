@@ -27,7 +27,7 @@ WINDOW: Final = "24h"  # how long a grant opens an object, unless the user says 
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where the servers listen, as HOST:PORT."""
+    """Where the servers are dialled, as HOST:PORT; several with blanks between (`proto.addresses`)."""
 
     server_a: str
     server_b: str
@@ -134,7 +134,7 @@ def role_settings(site: Site, role: str, addresses: SiteAddresses) -> None:
         else:
             _write_with_servers(site, folder, MODEL_OWNER_FILE, role, servers, {"model_owner": _keys(site, role, folder)})
     elif role == "dealer":
-        reached = {name: addresses.advertised[name][0] for name in ("server-a", "server-b")}
+        reached = {name: addresses.all_of(name) for name in ("server-a", "server-b")}
         dealer_settings(site, addresses.listen(role), advertised=addresses.advertised[role][0], servers=reached)
     else:
         server_settings(

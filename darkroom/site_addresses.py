@@ -1,7 +1,7 @@
 """Where the dealer and the servers are: the addresses that others dial, apart from the one that each binds.
 
-A party may have several host names and addresses. The first is what others dial unless a route says otherwise: the hospital
-may reach server A by another address than server B does. All of them stand in its certificate.
+A party may have several host names and addresses. Others try them in order, unless a route names the one that they dial: the
+hospital may reach server A by another address than server B does. All of them stand in its certificate.
 """
 
 import tomllib
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final, Self
 
 from client.files import read_file
-from proto.separation import require_apart, resolve, split_address
+from proto.addresses import SEPARATOR, listed, resolve, split_address
+from proto.separation import require_apart
 from protocols.errors import BadInputError, ConfigurationError
 
 LISTENERS: Final = ("server-a", "server-b", "dealer")
@@ -36,8 +37,12 @@ class SiteAddresses:
     routes: Mapping[str, str] = field(default_factory=dict)  # by "CALLER:PARTY"
 
     def dialled(self, caller: str, party: str) -> str:
-        """Where `caller` reaches `party`."""
-        return self.routes.get(f"{caller}:{party}", self.advertised[party][0])
+        """Where `caller` reaches `party`, as an entry of its settings."""
+        return self.routes.get(f"{caller}:{party}", self.all_of(party))
+
+    def all_of(self, party: str) -> str:
+        """Every advertised address of a party, as an entry of a settings file."""
+        return SEPARATOR.join(self.advertised[party])
 
     def listen(self, party: str) -> str:
         """What a party binds: as told, else its port on every interface (a loopback address: that one alone)."""
@@ -81,7 +86,7 @@ class SiteAddresses:
     def tables(self) -> dict[str, dict[str, str]]:
         """As they are written to a role's folder: several addresses stand in one string, separated by blanks."""
         return {
-            "advertised": {party: " ".join(addresses) for party, addresses in self.advertised.items()},
+            "advertised": {party: self.all_of(party) for party in self.advertised},
             "bound": dict(self.bound),
             "routes": {route.replace(":", "-to-"): address for route, address in self.routes.items()},
         }
@@ -94,7 +99,7 @@ class SiteAddresses:
         try:
             content = tomllib.loads(read_file(path, "the addresses").decode())
             return cls(
-                advertised={party: tuple(str(content["advertised"][party]).split()) for party in LISTENERS},
+                advertised={party: listed(str(content["advertised"][party])) for party in LISTENERS},
                 bound={str(party): str(address) for party, address in content.get("bound", {}).items()},
                 routes={str(route).replace("-to-", ":"): str(address) for route, address in content.get("routes", {}).items()},
             )

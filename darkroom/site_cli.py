@@ -15,7 +15,7 @@ site_app = typer.Typer()
 DirOption = Annotated[
     Path, typer.Option("--dir", metavar="DIR", help="Folder that holds the roles' folders, or this operator's alone.")
 ]
-_ADDRESSES: Final = "address, HOST:PORT, as others dial it. Several: the first is dialled, all stand in its certificate."
+_ADDRESSES: Final = "address, HOST:PORT, as others dial it. Several: tried in this order; all stand in its certificate."
 _BOUND: Final = "listens on. Default: its port on every interface (on loopback, where its address is there)."
 
 Role = Literal["server-a", "server-b", "dealer", "hospital", "model-owner"]

@@ -14,6 +14,7 @@ import grpc
 from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from proto.addresses import listed
 from proto.description import DESCRIBE_SECONDS, Description, describe, free_disk, free_memory
 from proto.fingerprints import readable
 from proto.readiness import ALIVE
@@ -96,18 +97,34 @@ def expiry(certificate_pem: bytes, *, now: datetime | None = None) -> Concern | 
     return None
 
 
-def identity_shown(peer: Peer, known: Mapping[str, bytes]) -> None:
-    """Compare what is shown at the peer's address with the pin. known: other certificates (PEM) that can be named.
+def identity_shown(peer: Peer, known: Mapping[str, bytes]) -> Concern | None:
+    """Compare what is shown at each of the peer's addresses with the pin. known: other certificates (PEM) that can be named.
 
-    Raises PeerUnavailableError: nobody answers. ConfigurationError: somebody else does, and who.
+    Warns where some addresses are out of reach. Raises PeerUnavailableError: all are. ConfigurationError: somebody else answers
+    at one, and who.
     """
-    shown = shown_certificate(peer.name, peer.address)
+    addresses, missed = listed(peer.address), []
+    for address in addresses:
+        try:
+            shown = shown_certificate(peer.name, address)
+        except PeerUnavailableError as error:
+            missed.append(str(error))
+        else:
+            _require_pinned(peer, address, shown, known)
+    if not missed:
+        return None
+    if len(missed) == len(addresses):
+        raise PeerUnavailableError("; ".join(missed))
+    return Concern("; ".join(missed), "nothing, if another of its addresses is meant to do; calls take the next one")
+
+
+def _require_pinned(peer: Peer, address: str, shown: bytes, known: Mapping[str, bytes]) -> None:
     if fingerprint(shown) == fingerprint(peer.certificate):
         return
     owner = next((name for name, pem in known.items() if fingerprint(pem) == fingerprint(shown)), None)
     whose = f"that of {owner}" if owner else f"unknown here (it calls itself {_name(shown)!r})"
     raise ConfigurationError(
-        f"{peer.address} shows a certificate that is {whose}, not {peer.name}'s:\n"
+        f"{address} shows a certificate that is {whose}, not {peer.name}'s:\n"
         f"      shown   {readable(fingerprint(shown))}\n      pinned  {readable(fingerprint(peer.certificate))}"
     )
 

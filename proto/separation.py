@@ -6,11 +6,11 @@ protects nothing, and says so. What this cannot see: two addresses of one machin
 two operators who are one. Those are the operators' word (docs/deployment.md).
 """
 
-import ipaddress
 import socket
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from proto.addresses import IpAddress, listed, resolve, split_address
 from proto.party import Settings
 from protocols.errors import ConfigurationError
 
@@ -20,28 +20,6 @@ REASON: Final = (
     "whoever has the dealer and one server has every image of this installation: give the dealer a machine of its own,"
     " run by neither operator (to try Darkroom on one machine: `darkroom up`)"
 )
-
-IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Host and port of HOST:PORT; an IPv6 host stands in brackets. Raises ConfigurationError."""
-    host, colon, port = address.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    bare = host[1:-1] if bracketed else host
-    if not colon or not bare or (":" in bare) is not bracketed or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ConfigurationError(f"{address!r} is no address: write HOST:PORT, an IPv6 address as [ADDRESS]:PORT")
-    return bare, int(port)
-
-
-def resolve(host: str) -> frozenset[IpAddress]:
-    """The addresses of a host as this machine sees them; none where the name is not known here."""
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (socket.gaierror, UnicodeError):
-        return frozenset()
-    addresses = (ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found)
-    return frozenset(getattr(address, "ipv4_mapped", None) or address for address in addresses)
 
 
 def is_this_machine(address: IpAddress) -> bool:
@@ -95,16 +73,17 @@ def require_separate_dealer(settings: Settings) -> None:
     if is_simulation(settings):
         return
     servers = dict(settings.table("servers"))
-    for name, address in servers.items():
-        require_elsewhere(name, address)
+    for name, addresses in servers.items():
+        for address in listed(addresses):
+            require_elsewhere(name, address)
     if "dealer" in settings.values:
-        dealer = settings.text("dealer", "address")
-        require_elsewhere("the dealer", dealer, must_resolve=True)
-        own = settings.text("advertised", default="")
-        known = {"this server": [own] if own else []}
+        dealer = listed(settings.text("dealer", "address"))
+        for address in dealer:
+            require_elsewhere("the dealer", address, must_resolve=True)
+        known = {"this server": listed(settings.text("advertised", default=""))}
         if "leader" in settings.values:
-            known["server A"] = [settings.text("leader", "address")]
-        require_apart([dealer], known)
+            known["server A"] = listed(settings.text("leader", "address"))
+        require_apart(dealer, known)
 
 
 def is_simulation(settings: Settings) -> bool:

@@ -8,7 +8,7 @@ import socket
 import ssl
 from typing import Final
 
-from proto.separation import split_address
+from proto.addresses import split_address
 from protocols.errors import PeerUnavailableError
 
 HANDSHAKE_SECONDS: Final = 10.0

@@ -16,6 +16,7 @@ import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from proto.addresses import dial_target, listed
 from protocols.errors import AccessDenied, ConfigurationError
 from protocols.unpicklable import Unpicklable
 
@@ -53,12 +54,17 @@ class Peer:
     """Where a peer listens, the one certificate that it must show (PEM), and how long it may be silent."""
 
     name: str
-    address: str
+    address: str  # several: in the order in which they are tried, blanks between (`proto.addresses`)
     certificate: bytes = field(repr=False)
     silence_seconds: float = SILENCE_SECONDS
 
+    @property
+    def place(self) -> str:
+        """Every address, for people."""
+        return " or ".join(listed(self.address))
+
     def __str__(self) -> str:
-        return f"{self.name} at {self.address}"
+        return f"{self.name} at {self.place}"
 
 
 def fingerprint(certificate_pem: bytes) -> str:
@@ -81,13 +87,16 @@ def certificate_name(certificate_pem: bytes) -> str:
 
 
 def open_channel(identity: Identity, peer: Peer) -> grpc.Channel:
-    """A channel that trusts exactly the pinned certificate of `peer`, and gives it up when it is silent for too long."""
+    """A channel that trusts exactly the pinned certificate of `peer`, and gives it up when it is silent for too long.
+
+    Raises ConfigurationError: one of several addresses is none.
+    """
     credentials = grpc.ssl_channel_credentials(peer.certificate, identity.private_key, identity.certificate)
     name = ("grpc.ssl_target_name_override", certificate_name(peer.certificate))
     # gRPC's name for what is also the time that one attempt to connect may take, handshake included.
     attempt = ("grpc.min_reconnect_backoff_ms", int(peer.silence_seconds * 500))
     return grpc.secure_channel(
-        peer.address, credentials, options=[*_OPTIONS, *_sign_of_life(peer.silence_seconds), name, attempt]
+        dial_target(peer.address), credentials, options=[*_OPTIONS, *_sign_of_life(peer.silence_seconds), name, attempt]
     )
 
 

@@ -397,7 +397,7 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
         if self._leader is None or self._lead_stub is None:
             raise ConfigurationError("server A has no leader to dial")
         wait_for_reconnection(self._leader)
-        channel = PeerChannel(Role.A, address=self._config.leader.address if self._config.leader else "")
+        channel = PeerChannel(Role.A, address=self._config.leader.place if self._config.leader else "")
         hello = pb.PeerHello(session_id=session_id, boot_b=str(self._evaluator.boot_id))
         channel.send(pb.PeerMessage(hello=hello))
         call = self._lead_stub.Follow(channel.outgoing(), timeout=SESSION_SECONDS)

@@ -11,6 +11,7 @@ from proto import darkroom_pb2 as pb
 from proto.fingerprints import readable
 from proto.transport import fingerprint
 from proto.version import VERSION, WIRE_VERSION
+from protocols.errors import PeerUnavailableError
 from protocols.identifiers import Role
 from protocols.layers import Conv
 from protocols.network import Network
@@ -42,7 +43,9 @@ def shown(monkeypatch, tmp_path):
     """Whose certificate each address shows: at first the right one's."""
     names = {"127.0.0.1:1": "server-a", "127.0.0.1:2": "server-b"}
 
-    def certificate(_name, address):
+    def certificate(name, address):
+        if address not in names:
+            raise PeerUnavailableError(f"{name} at {address} cannot be reached")
         return (tmp_path / "certs" / f"{names[address]}.crt").read_bytes()
 
     monkeypatch.setattr(checks, "shown_certificate", certificate)
@@ -156,6 +159,21 @@ def test_a_strangers_certificate_is_shown_beside_the_pin(hospital, tmp_path, mod
     for name in ("stranger", "server-a"):
         pem = (tmp_path / "certs" / f"{name}.crt").read_bytes()
         assert readable(fingerprint(pem)) in problem
+
+
+def test_each_of_several_addresses_is_looked_at(hospital, models, health, shown):
+    name, text = "server A: is who it should be", hospital.path.read_text()
+
+    def at(addresses):
+        hospital.path.write_text(text.replace("127.0.0.1:1", addresses))
+        return load_config(hospital.path)
+
+    assert failed(at("127.0.0.1:1 127.0.0.1:8")) == {}
+    assert warned(at("127.0.0.1:8 127.0.0.1:1"))[name].problem == "server A at 127.0.0.1:8 cannot be reached"
+    nowhere = failed(at("127.0.0.1:8 127.0.0.1:9"))[name]
+    assert nowhere.unreachable
+    assert "127.0.0.1:8 cannot be reached; server A at 127.0.0.1:9 cannot" in nowhere.problem
+    assert "127.0.0.1:2 shows a certificate that is that of server B" in failed(at("127.0.0.1:1 127.0.0.1:2"))[name].problem
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import grpc
 import pytest
-from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from client import acquisition
 from client.config import load_config
 from darkroom.exit_codes import ExitCode, exit_code_of
 from darkroom.provision import Site, provision
 from darkroom.settings_files import Addresses, hospital_settings
+from proto.addresses import SEPARATOR
+from proto.status import calling
 from proto.transport import Identity, Peer, listener_credentials, listener_options, open_channel
 from protocols.errors import CertificateError, ConfigurationError, DarkroomError, PeerUnavailableError
 from server.dealer_client import Boots, DealerClient
@@ -78,6 +80,48 @@ def test_server_a_shows_another_certificate(site: Site, listen: Listen, what: st
     error = stored(site, address)
     assert str(error).startswith(f"server A at {address}, asked for its models: {sentence}")
     assert exit_code_of(error) is ExitCode.CONFIGURATION
+
+
+@pytest.fixture
+def closed() -> Iterator[list[str]]:
+    """Two addresses at which nobody listens."""
+    with socket.socket() as one, socket.socket() as two:
+        for reserved in (one, two):
+            reserved.bind(("127.0.0.1", 0))
+        yield [f"127.0.0.1:{reserved.getsockname()[1]}" for reserved in (one, two)]
+
+
+def asked_for_health(site: Site, *addresses: str) -> int:
+    pinned = site.certificate("server-a", held_by="client").read_bytes()
+    peer = Peer("server A", SEPARATOR.join(addresses), pinned)
+    with open_channel(own(site, "client"), peer) as channel, calling(str(peer), "for its health"):
+        return int(health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=20.0).status)
+
+
+def test_addresses_are_tried_in_turn_and_all_are_named(site: Site, listen: Listen, closed: list[str]) -> None:
+    right = listen(own(site, "server-a"), own(site, "client").certificate)
+    for addresses in ([closed[0], right], [right, closed[0]], [*closed, right], [closed[0], f"localhost:{right.split(':')[1]}"]):
+        assert asked_for_health(site, *addresses) == health_pb2.HealthCheckResponse.SERVING
+    with pytest.raises(PeerUnavailableError) as caught:
+        asked_for_health(site, *closed)
+    named = f"server A at {closed[0]} or {closed[1]}, asked for its health: no connection ("
+    assert str(caught.value).startswith(named)
+    assert "refused). Is it running, and is the address right?" in str(caught.value)
+
+
+@pytest.mark.parametrize("what", SHOWN)
+def test_every_address_must_show_the_pin(site: Site, listen: Listen, closed: list[str], what: str) -> None:
+    """Who shows another certificate is not spoken to, in whatever place; the right one behind it is."""
+    shown, sentence = SHOWN[what]
+    caller = own(site, "client").certificate
+    wrong, right = listen(shown(site), caller), listen(own(site, "server-a"), caller)
+    assert asked_for_health(site, wrong, right) == health_pb2.HealthCheckResponse.SERVING
+    with pytest.raises(CertificateError) as caught:
+        asked_for_health(site, closed[0], wrong)
+    assert str(caught.value).startswith(f"server A at {closed[0]} or {wrong}, asked for its health: {sentence}")
+    for addresses in ([wrong, wrong], [wrong, closed[0]]):
+        with pytest.raises((CertificateError, PeerUnavailableError)):
+            asked_for_health(site, *addresses)
 
 
 def test_the_pinned_certificate_has_expired(tmp_path: Path, listen: Listen) -> None:

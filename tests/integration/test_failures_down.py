@@ -1,14 +1,17 @@
 """No dealer, or one server down, when a command begins: which, where, asked for what; and nothing left behind."""
 
+import socket
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from client import acquisition, edge
+from client.config import load_config
 from client.model_file import Model
 from client.model_owner import list_models, push_model
 from client.records import ObjectRecord
 from darkroom.exit_codes import ExitCode, exit_code_of
+from proto.addresses import SEPARATOR
 from protocols.errors import DarkroomError
 from tests.integration.conftest import picture
 from tests.integration.failing_site import FailingSite
@@ -69,6 +72,26 @@ def test_no_dealer(failing: FailingSite, record: ObjectRecord, model: Model, com
     sentence = str(caught.value)
     assert f"server A at {failing.lines['client-a'].address}, {ASKED[command]}" in sentence
     assert f"the dealer at {failing.lines['dealer-a'].address}, asked for fresh " in sentence
+    assert "Is it running" in sentence
+    assert exit_code_of(caught.value) is ExitCode.PEER
+    failing.require_no_session("server-a", "server-b")
+
+
+def test_a_server_that_is_down_at_its_first_address(failing: FailingSite, record: ObjectRecord) -> None:
+    """Its next one is taken; where that fails too, the sentence names both."""
+    line = failing.lines["client-a"]
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        addresses = (f"127.0.0.1:{reserved.getsockname()[1]}", line.address)
+        path = failing.hospital_file.with_name("two-addresses.toml")
+        path.write_text(failing.hospital_file.read_text().replace(line.address, SEPARATOR.join(addresses)))
+        config = load_config(path)
+        edge.denoise(config, record.object_id, model="tiny")
+        line.cut()
+        with pytest.raises(DarkroomError) as caught:
+            edge.denoise(config, record.object_id, model="tiny")
+    sentence = str(caught.value)
+    assert f"server A at {addresses[0]} or {addresses[1]}, {ASKED['denoise']}" in sentence
     assert "Is it running" in sentence
     assert exit_code_of(caught.value) is ExitCode.PEER
     failing.require_no_session("server-a", "server-b")

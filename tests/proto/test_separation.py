@@ -8,7 +8,7 @@ import pytest
 
 from proto import separation
 from proto.party import Settings
-from proto.separation import is_this_machine, require_apart, require_elsewhere, require_separate_dealer, resolve, split_address
+from proto.separation import is_this_machine, require_apart, require_elsewhere, require_separate_dealer
 from protocols.errors import ConfigurationError
 
 HOSTS = {
@@ -34,20 +34,6 @@ def _names(monkeypatch: pytest.MonkeyPatch) -> None:
         return [(None, None, None, "", (address, 0)) for address in found]
 
     monkeypatch.setattr(separation.socket, "getaddrinfo", getaddrinfo)
-
-
-@pytest.mark.parametrize(
-    ("text", "parts"),
-    [("a.example:7601", ("a.example", 7601)), ("10.0.0.1:0", ("10.0.0.1", 0)), ("[2001:db8::1]:7601", ("2001:db8::1", 7601))],
-)
-def test_addresses(text: str, parts: tuple[str, int]) -> None:
-    assert split_address(text) == parts
-
-
-@pytest.mark.parametrize("text", ["", "host", "host:", ":7601", "2001:db8::1:7601", "host:port", "host:70000", "[]:1", "a:²"])
-def test_what_is_no_address(text: str) -> None:
-    with pytest.raises(ConfigurationError, match="HOST:PORT"):
-        split_address(text)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +83,6 @@ def test_a_peer_on_this_machine_is_refused() -> None:
     require_elsewhere("server A", "unknown:1")
     with pytest.raises(ConfigurationError, match="not known on this machine"):
         require_elsewhere("the dealer", "unknown:1", must_resolve=True)
-    assert resolve("unknown") == frozenset()
 
 
 def settings(folder: Path, text: str) -> Settings:
@@ -105,7 +90,9 @@ def settings(folder: Path, text: str) -> Settings:
     return Settings.load(folder / "x.toml")
 
 
-SERVER_B = '{deployment}advertised = "b.example:1"\n[dealer]\naddress = "{dealer}"\n[leader]\naddress = "a.example:1"\n'
+SERVER_B = (
+    '{deployment}advertised = "b.example:1"\n[dealer]\naddress = "{dealer}"\n[leader]\naddress = "a.example:1 203.0.113.7:1"\n'
+)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +102,10 @@ SERVER_B = '{deployment}advertised = "b.example:1"\n[dealer]\naddress = "{dealer
         ("b.example:9", "is the host of this server"),
         ("also-a.example:9", "is the host of server A"),
         ("unknown:9", "not known"),
+        ("dealer.example:9 127.0.0.1:9", "on this machine"),
+        ("dealer.example:9 also-a.example:9", "is the host of server A"),
+        ("dealer.example:9 203.0.113.7:9", "is the host of server A"),
+        ("dealer.example:9 unknown:9", "not known"),
     ],
 )
 def test_a_server_does_not_start_beside_the_dealer(tmp_path: Path, dealer: str, reason: str) -> None:
@@ -125,8 +116,9 @@ def test_a_server_does_not_start_beside_the_dealer(tmp_path: Path, dealer: str, 
 
 
 def test_a_dealer_does_not_start_beside_a_server(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"server-b at 127.0.0.1:2 is on this machine"):
-        require_separate_dealer(settings(tmp_path, '[servers]\nserver-a = "a.example:1"\nserver-b = "127.0.0.1:2"\n'))
+    for server_b in ("127.0.0.1:2", "b.example:2 127.0.0.1:2"):
+        with pytest.raises(ConfigurationError, match=r"server-b at 127.0.0.1:2 is on this machine"):
+            require_separate_dealer(settings(tmp_path, f'[servers]\nserver-a = "a.example:1"\nserver-b = "{server_b}"\n'))
     require_separate_dealer(settings(tmp_path, '[servers]\nserver-a = "a.example:1"\nserver-b = "unknown:2"\n'))
 
 
