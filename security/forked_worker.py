@@ -45,12 +45,13 @@ class _ForkedProcess(WorkerProcess):
 class ForkedPool(WorkerPool):
     """Hands out forked workers."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str = MODULE) -> None:
+        """module: runs `nurse` with the descriptor that is its only argument."""
         self._ours, theirs = socket.socketpair()
         self._lock = threading.Lock()
         with theirs:
             self._nursery = subprocess.Popen(
-                [sys.executable, "-P", "-m", MODULE, str(theirs.fileno())],
+                [sys.executable, "-P", "-m", module, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **ALLOCATOR},
@@ -74,11 +75,10 @@ class ForkedPool(WorkerPool):
         self._nursery.wait()
 
 
-def main() -> None:
-    """Entry point of the nursery: fork a worker for each descriptor that arrives, until the server closes the socket."""
-    control = socket.socket(fileno=int(sys.argv[1]))
+def nurse(descriptor: int) -> None:
+    """The nursery: fork a worker for each descriptor that arrives at this one, until the server closes the socket."""
+    control = socket.socket(fileno=descriptor)
     crypten_runtime.import_crypten()
-    break_worker(Stage.from_environment())
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
@@ -94,4 +94,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    crypten_runtime.import_crypten()  # first: what is broken then stays broken
+    break_worker(Stage.from_environment())
+    nurse(int(sys.argv[1]))

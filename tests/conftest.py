@@ -7,6 +7,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from tests.darkroom_command import darkroom  # noqa: F401 - a fixture of all tests
+
 torch.set_num_threads(1)
 # Machines are noisy: how long an example takes says nothing about the code.
 settings.register_profile("fresh", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -1,10 +1,6 @@
 """The command line's contract that needs no server: usage, exit codes, where output goes."""
 
 import json
-import signal
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,49 +10,15 @@ import torch
 from client.config import load_config
 from client.images import read_image
 from client.model_file import load_model
-from darkroom.__main__ import main
 from darkroom.provision import Site, provision
 from darkroom.settings_files import Addresses, hospital_settings
 from proto.party import Settings
 from protocols import wire_ranges
 from protocols.identifiers import Role
+from tests.darkroom_command import Darkroom
 
 OBJECT = "0" * 32
 LITTLE_DNCNN = {0: (4, 1, 3, 3), 2: (4, 4, 3, 3), 5: (1, 4, 3, 3)}
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a command ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-Darkroom = Callable[..., Done]
-
-
-@pytest.fixture
-def darkroom(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Darkroom]:
-    """Run the entry point with these arguments, in this process: torch takes seconds to load."""
-    monkeypatch.setenv("COLUMNS", "120")
-    for name in ("GRPC_VERBOSITY", "DARKROOM_LOG", "DARKROOM_DEBUG", "DARKROOM_CONFIG"):
-        monkeypatch.setenv(name, "")  # so that what `main` sets is taken back: later tests start parties
-        monkeypatch.delenv(name)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-
-    def run(*arguments: str | Path) -> Done:
-        monkeypatch.setattr(sys, "argv", ["darkroom", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
-        captured = capsys.readouterr()
-        return Done(int(stop.value.code or 0), captured.out, captured.err)
-
-    yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from darkroom.provision import Site
-from tests.darkroom.test_cli import Darkroom, darkroom, site  # noqa: F401 - fixtures
+from tests.darkroom.test_cli import site  # noqa: F401 - a fixture
+from tests.darkroom_command import Darkroom
 
 HEADER_BYTES = 128
 

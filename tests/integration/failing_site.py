@@ -18,6 +18,7 @@ from proto.separation import SIMULATION
 from tests.integration.line import Line
 
 SILENCE_SECONDS: Final = 4.0  # a link on which nothing comes is given up; the deployed default is ten times that
+DRAIN_SECONDS: Final = 1  # at the end: the dealer would wait for claims of sessions that a test has broken off
 LINES: Final = ("client-a", "client-b", "peer", "dealer-a", "dealer-b")
 WAIT_SECONDS: Final = 60.0
 # What a held line lets through: more than comes before a result or an opening of an image of this side, far less than that.
@@ -69,7 +70,8 @@ class FailingSite:
                 deployment=SIMULATION,
             ),
         }[name]()
-        settings.write_text(f'silence_seconds = "{self._silence}"\n{settings.read_text()}')
+        limits = f'silence_seconds = "{self._silence}"\ndrain_seconds = {DRAIN_SECONDS}\n'
+        settings.write_text(limits + settings.read_text())
         ready = self.site.folder(name) / {"dealer": "dealer.ready", "server-a": "a.ready", "server-b": "b.ready"}[name]
         address = self._processes.start(name, MODULES[name], settings, self.site.logs / f"{name}.log", ready)
         self._killed.discard(name)

@@ -15,15 +15,20 @@ from pydicom.data import get_testdata_file
 from client.config import HospitalConfig
 from darkroom.batch_manifest import NAME
 from darkroom.simulation import Simulation
+from tests.darkroom_command import Darkroom
 from tests.integration.conftest import picture
 from tests.integration.held_objects import held_objects
-from tests.integration.test_main_job import darkroom
 
 pytestmark = pytest.mark.timeout(400)  # several images, on a loaded machine
 
 
+@pytest.fixture(scope="module")
+def cluster(quick_cluster: Simulation) -> Simulation:
+    return quick_cluster
+
+
 def test_a_folder_with_a_broken_image_is_denoised_and_resumed(
-    cluster: Simulation, config: HospitalConfig, tmp_path: Path
+    cluster: Simulation, config: HospitalConfig, darkroom: Darkroom, tmp_path: Path
 ) -> None:
     study, out = tmp_path / "study", tmp_path / "clean"
     (study / "series").mkdir(parents=True)
@@ -63,7 +68,7 @@ def test_a_folder_with_a_broken_image_is_denoised_and_resumed(
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_interrupted_it_leaves_nothing_at_the_servers_and_goes_on_later(
-    cluster: Simulation, config: HospitalConfig, tmp_path: Path, jobs: int
+    cluster: Simulation, config: HospitalConfig, darkroom: Darkroom, tmp_path: Path, jobs: int
 ) -> None:
     study, out = tmp_path / "study", tmp_path / "clean"
     study.mkdir()

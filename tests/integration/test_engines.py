@@ -1,7 +1,5 @@
 """Both engines live: the same result for the shipped model; and flags of the masked one, which the CrypTen engine has none of."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,10 +17,16 @@ from protocols.identifiers import Role
 from protocols.layers import Conv, Product, Scale
 from protocols.network import IMAGE_WIRE, Network, WireRange
 from server.outcome import MAX_REPEATS
+from tests.darkroom_command import Darkroom
 from tests.integration.conftest import picture
 
 SIGMA = 0.05
 UNITS = 48 / 65536  # what both engines' truncations add up to over 30 of them: less than a grey level of 10 bits
+
+
+@pytest.fixture(scope="module")
+def cluster(quick_cluster: Simulation) -> Simulation:
+    return quick_cluster
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +63,9 @@ def squares(name: str, magnitude_bits: int) -> Model:
     return Model(name, Network(layers, ranges=ranges), {"fine.weight": torch.ones(1, 1, 1, 1)}, bound=8.0)
 
 
-def darkroom(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "darkroom", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
-
-
-def test_a_model_whose_ranges_are_too_wide_ends_with_a_sentence(cluster: Simulation, config: HospitalConfig, npy: Path) -> None:
+def test_a_model_whose_ranges_are_too_wide_ends_with_a_sentence(
+    cluster: Simulation, config: HospitalConfig, darkroom: Darkroom, npy: Path
+) -> None:
     """One word in eight is flagged: no evaluation of 391 passes, and after four the session ends, at both servers."""
     model = squares("wide", 20)
     push_model(config, model)

@@ -31,9 +31,8 @@ pytestmark = pytest.mark.timeout(600)
 
 def start(*arguments: object, module: str = "darkroom") -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "200"}
-    )
+    environment = os.environ | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def interrupt(running: "subprocess.Popen[str]") -> str:

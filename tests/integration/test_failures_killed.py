@@ -16,7 +16,7 @@ from client.report import float_estimate
 from darkroom.exit_codes import ExitCode, exit_code_of
 from darkroom.output import Stages
 from protocols.errors import DarkroomError
-from tests.darkroom.test_cli import Darkroom, darkroom  # noqa: F401 - a fixture
+from tests.darkroom_command import Darkroom
 from tests.integration.conftest import picture
 from tests.integration.failing_site import HELD_BYTES, LARGE_SIDE, FailingSite
 
@@ -53,7 +53,7 @@ pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("repaired")]
 def test_killed_while_an_image_is_denoised(
     failing: FailingSite,
     large: ObjectRecord,
-    darkroom: Darkroom,  # noqa: F811
+    darkroom: Darkroom,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     step: str,

@@ -1,8 +1,6 @@
 """Files of several planes through live processes, by the command line."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel
@@ -12,16 +10,19 @@ import pytest
 
 from darkroom.simulation import Simulation
 from tests.client.dicom_files import sample, write_series
+from tests.darkroom_command import Darkroom
 
-pytestmark = pytest.mark.timeout(600)  # several commands a test, each of which loads torch, on a machine with other work
-
-
-def darkroom(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "darkroom", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+pytestmark = pytest.mark.timeout(600)  # several commands a test, on a machine with other work
 
 
-def test_a_volume_is_denoised_plane_by_plane_and_comes_back_as_one(cluster: Simulation, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def cluster(quick_cluster: Simulation) -> Simulation:
+    return quick_cluster
+
+
+def test_a_volume_is_denoised_plane_by_plane_and_comes_back_as_one(
+    cluster: Simulation, darkroom: Darkroom, tmp_path: Path
+) -> None:
     values = np.random.default_rng(3).integers(0, 900, (12, 10, 3)).astype("i2")
     nibabel.Nifti1Image(values, np.diag([1.0, 2.0, 3.0, 1.0])).to_filename(tmp_path / "in.nii.gz")
     out = tmp_path / "out.nii.gz"
@@ -39,7 +40,7 @@ def test_a_volume_is_denoised_plane_by_plane_and_comes_back_as_one(cluster: Simu
     assert np.corrcoef(found.ravel(), values.ravel())[0, 1] > 0.3  # of this image, and in this order
 
 
-def test_a_series_becomes_an_anonymous_series(cluster: Simulation, tmp_path: Path) -> None:
+def test_a_series_becomes_an_anonymous_series(cluster: Simulation, darkroom: Darkroom, tmp_path: Path) -> None:
     folder = write_series(tmp_path / "in", count=2, PatientName="CANARY")
     out = tmp_path / "out"
     options = ("--series", "--anonymize", "--model", "tiny", "--sigma", "10", "--config", cluster.hospital_file)
@@ -52,7 +53,7 @@ def test_a_series_becomes_an_anonymous_series(cluster: Simulation, tmp_path: Pat
     assert all(dataset.PatientName != "CANARY" for dataset in slices)
 
 
-def test_store_prints_an_id_for_every_frame_or_for_one(cluster: Simulation, tmp_path: Path) -> None:
+def test_store_prints_an_id_for_every_frame_or_for_one(cluster: Simulation, darkroom: Darkroom, tmp_path: Path) -> None:
     frames = sample("eCT_Supplemental.dcm")
     few = darkroom("store", frames, "--frame", "2", "--sigma", "5", "--config", cluster.client_file)
     assert few.returncode == 0, few.stderr

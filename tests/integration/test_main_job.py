@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +19,7 @@ from protocols.engines import CRYPTEN, ENGINES, MASKED
 from protocols.errors import IntegrityError, NotFoundError
 from protocols.identifiers import Role
 from protocols.packing import PackingMode
+from tests.darkroom_command import Darkroom
 from tests.integration.conftest import picture
 
 SIGMA = 0.05  # that of `picture`
@@ -28,6 +27,11 @@ TOLERANCE = 1 / 1023  # of the range; this network's truncations add up to a few
 
 
 ROUNDS = {MASKED: 4, CRYPTEN: 3}  # image, first, gate, last; or the factors of first, gate and last
+
+
+@pytest.fixture(scope="module")
+def cluster(quick_cluster: Simulation) -> Simulation:
+    return quick_cluster
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -81,12 +85,7 @@ def test_a_model_that_nobody_pushed_is_named(config: HospitalConfig) -> None:
         edge.denoise(config, record.object_id, model="nothing")
 
 
-def darkroom(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "darkroom", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
-
-
-def test_command_line_stores_opens_and_deletes(cluster: Simulation, npy: Path, tmp_path: Path) -> None:
+def test_command_line_stores_opens_and_deletes(cluster: Simulation, darkroom: Darkroom, npy: Path, tmp_path: Path) -> None:
     stored = darkroom("store", npy, "--sigma", "25", "--config", cluster.client_file)
     assert stored.returncode == 0, stored.stderr
     assert re.fullmatch(r"[0-9a-f]{32}\n", stored.stdout)
@@ -105,7 +104,9 @@ def test_command_line_stores_opens_and_deletes(cluster: Simulation, npy: Path, t
     assert "Traceback" not in again.stderr
 
 
-def test_one_command_with_both_identities_leaves_nothing_behind(cluster: Simulation, npy: Path, tmp_path: Path) -> None:
+def test_one_command_with_both_identities_leaves_nothing_behind(
+    cluster: Simulation, darkroom: Darkroom, npy: Path, tmp_path: Path
+) -> None:
     stores = [path for letter in "ab" for path in cluster.site.root.rglob(f"{letter}.store/objects")]
     assert len(stores) == 2
     before = [sorted(store.iterdir()) for store in stores]

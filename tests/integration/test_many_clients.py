@@ -29,12 +29,18 @@ from protocols.layers import Conv, Gate
 from protocols.network import Network
 from security.false_server_b import EdgeCall, FalseServerB, denoise_request
 from server.config import WAITING
+from tests.darkroom_command import Darkroom
 from tests.integration.conftest import NETWORK, picture
 
 SIGMA = 0.05
 TOLERANCE = 1 / 1023  # as for one client
-SECONDS = 500  # eight evaluations in a row, each with a fresh worker, on a loaded machine
+SECONDS = 500  # eight evaluations in a row, on a loaded machine
 OTHER = Network((Conv("first", "image", 4, 3, padding=1), Gate("gate", "first"), Conv("last", "gate", 1, 1)), weight_frac_bits=12)
+
+
+@pytest.fixture(scope="module")
+def cluster(quick_cluster: Simulation) -> Simulation:
+    return quick_cluster
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +109,7 @@ def test_eight_clients_get_their_own_results_in_turn_and_the_ninth_is_told_when_
     model: Model,
     other: Model,
     held: FalseServerB,
+    darkroom: Darkroom,
     tmp_path: Path,
 ) -> None:
     clients = [Client(config, picture(seed=number), (model, other)[number % 2]) for number in range(WAITING)]
@@ -113,7 +120,8 @@ def test_eight_clients_get_their_own_results_in_turn_and_the_ninth_is_told_when_
         f"waiting: {number} ahead" for number in range(1, WAITING + 1)
     ]
 
-    refused = darkroom("denoise", clients[0].record.object_id, "-o", tmp_path / "out.npy", "--json", "-", cluster=cluster)
+    options = ("--json", "-", "--model", "tiny", "--config", cluster.hospital_file)
+    refused = darkroom("denoise", clients[0].record.object_id, "-o", tmp_path / "out.npy", *options)
     assert refused.returncode == ExitCode.PEER
     error = json.loads(refused.stdout)["error"]
     assert (error["kind"], error["exit_code"]) == ("BusyError", 5)
@@ -145,17 +153,9 @@ def test_eight_clients_get_their_own_results_in_turn_and_the_ninth_is_told_when_
     assert float((again - clients[0].result.pixels).abs().max()) <= 2 * TOLERANCE
 
 
-def command_line(*arguments: object, cluster: Simulation) -> list[str]:
-    return [sys.executable, "-m", "darkroom", *map(str, arguments), "--model", "tiny", "--config", str(cluster.hospital_file)]
-
-
 def patient_client(record: ObjectRecord, output: Path, cluster: Simulation) -> "subprocess.Popen[str]":
     """A command that waits for a busy server."""
-    command = command_line("denoise", record.object_id, "-o", output, "--wait", SECONDS, cluster=cluster)
+    options = ("--wait", SECONDS, "--model", "tiny", "--config", cluster.hospital_file)
+    command = [sys.executable, "-m", "darkroom", "denoise", *map(str, (record.object_id, "-o", output, *options))]
     environment = {**os.environ, "COLUMNS": "400", "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-
-
-def darkroom(*arguments: object, cluster: Simulation) -> "subprocess.CompletedProcess[str]":
-    command = command_line(*arguments, cluster=cluster)
-    return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
