@@ -53,18 +53,18 @@ LEFT_OUT := $(addprefix --ignore=tests/,integration training security)
 unit: .venv/.dev
 	$(BIN)/pytest -q -m "not integration and not slow and not evaluation" $(LEFT_OUT) $(ARGS)
 
-# The live half, two at a time on two cores: failures and everything else live, and the short form of the security evaluation.
+# The live half, two at a time on two cores, the longest first: everything live, the short form of the security evaluation, failures.
 test: check
-	@$(MAKE) --no-print-directory -j2 integration failures evaluation
+	@$(MAKE) --no-print-directory -j2 integration evaluation failures
 
 integration: .venv/.dev
 	$(BIN)/pytest -q -rs -m "(integration or slow) and not failures and not evaluation" $(ARGS)
 
 failures: .venv/.dev
-	$(BIN)/pytest -q -rs -m failures $(ARGS)
+	$(BIN)/pytest -q -rs -m failures tests/integration $(ARGS)
 
 evaluation: .venv/.dev
-	$(BIN)/pytest -v -m evaluation $(ARGS)
+	$(BIN)/pytest -v -m evaluation tests/security $(ARGS)
 
 # SPU pins its numpy and JAX, so it has an environment of its own; its wheels are for Linux and macOS. Without it: `python -m bench`.
 .venv-spu/.made: bench/spu-requirements.txt | .venv/.run
