@@ -76,7 +76,7 @@ def reach(network: Network) -> int | None:
 
 
 def tiles_for(network: Network, height: int, width: int, words: Callable[[int, int], int], limit: int = TILE_WORDS) -> list[Tile]:
-    """One tile where the image fits, else a grid of equal ones, each of half the limit: while one is evaluated, the next gets ready.
+    """One tile where the image fits, else a grid of equal ones of half the limit: while one is evaluated, the next gets ready.
 
     words: opened words for a window of some height and width. Raises NetworkDescriptionError: too large, and the network's result
     cannot be put together from tiles.
