@@ -2,12 +2,14 @@ import pytest
 import torch
 
 from protocols.errors import NetworkDescriptionError
+from protocols.fixed_point import decode, encode
 from protocols.float_evaluation import evaluate_float
 from protocols.layers import Add, AvgPool, Concat, Conv, Gate, PixelShuffle, PixelUnshuffle, Product, SigmaMap
 from protocols.masked_plan import masked_plan
 from protocols.network import IMAGE_WIRE, Network
 from protocols.tiles import reach, tiles_for
-from tests.protocols.every_layer import EVERY_LAYER, weights_of
+from tests.protocols.every_layer import EVERY_LAYER, encoded_weights, weights_of
+from tests.protocols.joined_parties import run_parties
 
 GATED = Network(
     (
@@ -52,6 +54,23 @@ def test_tiles_give_the_untiled_result(height, width):
         window = image[tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
         whole[tile.place] = run(GATED, window)[tile.kept]
     assert torch.allclose(whole, run(GATED, image), rtol=0, atol=1e-12)
+
+
+def test_tiles_on_shares_give_the_untiled_result_within_a_grey_level():
+    """Both on the masked engine: what differs is the carries of truncation, and nothing at the seams."""
+    image = torch.rand(1, 97, 260, generator=torch.Generator().manual_seed(5), dtype=torch.double)
+    tiles = tiles_for(GATED, 97, 260, words_of(GATED), limit_for(GATED, 112))
+    assert len(tiles) > 2
+    weights, level = encoded_weights(GATED, weights_of(GATED)), int(encode(torch.tensor(0.1)))
+
+    def on_shares(window, number):
+        return decode(run_parties(GATED, weights, encode(window.contiguous()), level, seed=bytes([number] * 32)).output)[0]
+
+    whole = torch.full_like(image[0], torch.nan)
+    for number, tile in enumerate(tiles):
+        window = image[:, tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
+        whole[tile.place] = on_shares(window, number)[tile.kept]
+    assert float((whole - on_shares(image, 99)).abs().max()) < 1 / 4095
 
 
 def test_the_reach_is_no_smaller_than_what_an_impulse_shows():
