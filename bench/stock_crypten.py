@@ -6,7 +6,6 @@ itself is replaced: its import (ONNX). The layers are walked by the same code as
 """
 
 import json
-import resource
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from bench.parties import START_SECONDS, Party, Row, ask_both
 from bench.shaping_proxy import ShapingProxy
 from bench.workload import SIGMA, Work
 from client.model_file import Model, load_model
+from proto.peak_memory import peak_memory_bytes
 from protocols.layers import Conv, Linear
 from protocols.network import Network
 from protocols.ring import ConvGeometry
@@ -108,7 +108,7 @@ def party(model: Model) -> None:
             "whole_seconds": perf_counter() - begun,
             "sent_bytes": stats["bytes"] // 2,  # CrypTen counts what one party sends and receives
             "rounds": stats["rounds"],
-            "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak_rss_bytes": peak_memory_bytes(),
             "max_abs_diff": float((opened[0] - expected).abs().max()),
         }
         print(json.dumps(answer), flush=True)

@@ -1,6 +1,5 @@
 """The dealer's gRPC service. Who asks is decided by the certificate, so no server can claim the other's half."""
 
-import resource
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -18,6 +17,7 @@ from proto import darkroom_pb2 as pb
 from proto import darkroom_pb2_grpc as rpc
 from proto.admission import Admission
 from proto.calls import answering
+from proto.peak_memory import peak_memory_bytes
 from proto.readiness import DEALER
 from proto.transport import CHUNK_BYTES, Callers
 from protocols import dealing, ring
@@ -125,7 +125,7 @@ class DealerService(rpc.DealerServicer):
                 self.metrics.claimed(role, dealt, monotonic() - started)
                 seconds = round(monotonic() - started, 3)
                 log.info("material claimed", material=str(material), role=role.value, bytes=dealt, seconds=seconds)
-                peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+                peak = peak_memory_bytes()
                 yield pb.MaterialChunk(end=pb.MaterialEnd(dealer_peak_rss_bytes=peak))
 
     def _corrections(self, batch: Batch, push: Push, seeds: dict[Role, bytes]) -> Iterator[pb.MaterialChunk]:

@@ -1,6 +1,5 @@
 """The gRPC services of a server: `Server` for hospital and model owner, `PeerLink` (at A) for server B."""
 
-import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator
@@ -16,6 +15,7 @@ from proto import darkroom_pb2_grpc as rpc
 from proto.admission import Admission
 from proto.calls import CallRecord, answering, when_cancelled
 from proto.conversion import packing_from_wire
+from proto.peak_memory import peak_memory_bytes
 from proto.readiness import SERVER, require_alive
 from proto.transport import CONNECT_SECONDS, Callers, chunks, open_channel, wait_for_reconnection
 from protocols.errors import (
@@ -265,7 +265,7 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
         return outcome
 
     def _result_header(self, task: EvaluationRequest, outcome: Outcome) -> pb.ResultHeader:
-        peak = outcome.stats.peak_rss_bytes + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = outcome.stats.peak_rss_bytes + peak_memory_bytes()
         cost = pb.Cost(
             online_seconds=outcome.stats.online_seconds,
             offline_seconds=outcome.offline_seconds,

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from proto import darkroom_pb2 as pb
 from proto.conversion import packing_from_wire
+from proto.peak_memory import peak_memory_bytes
 from protocols import packing, ring, sharing
 from protocols.dealing import PartyMaterial, weight_mask_share
 from protocols.engines import SessionPlan, session_plan
@@ -192,7 +193,7 @@ def evaluate(pipe: Pipe) -> None:
         online_seconds=time.monotonic() - started,
         rounds=ledger.rounds,
         sent_bytes=sender.sent_bytes,
-        peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_rss_bytes=peak_memory_bytes(),
         flags=flags,
         messages=stopwatch.messages,
     )

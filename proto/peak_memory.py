@@ -1,0 +1,22 @@
+"""How much memory a process has held."""
+
+import resource
+from pathlib import Path
+from typing import Final
+
+STATUS: Final = Path("/proc/self/status")
+PEAK: Final = "VmHWM:"
+
+
+def peak_memory_bytes() -> int:
+    """The most resident memory that this process has held.
+
+    Linux counts it for the program that runs now; what getrusage says, elsewhere used, begins at what the parent held when it
+    started this process.
+    """
+    try:
+        lines = STATUS.read_text().splitlines()
+    except OSError:
+        lines = []
+    kibibytes = [int(line.split()[1]) for line in lines if line.startswith(PEAK)]
+    return (kibibytes[0] if kibibytes else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
