@@ -58,7 +58,7 @@ def evaluate(setting: Setting) -> Evaluation:
     image = torch.full((SIDE, SIDE), 0.25, dtype=torch.float64)
     image.view(-1)[POSITION] = SECRET
     with tempfile.TemporaryDirectory() as folder:
-        stage = Stage(Path(folder), Fault.DEVIATING, forked=True)
+        stage = Stage(Path(folder), Fault.DEVIATING)
         with live_site(stage, probed_model(), tell=setting.tell, engine=setting.engine) as site:
             record = site.store(image)
             honest = _session(site, record, LAST, 0.0, quiet=QUIET_SECONDS)

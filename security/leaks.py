@@ -53,7 +53,7 @@ def evaluate(setting: Setting) -> Evaluation:
 
 def _installation(fault: Fault, packings: tuple[str, ...], setting: Setting) -> Found:
     with tempfile.TemporaryDirectory() as folder:
-        stage = Stage(Path(folder), fault, forked=fault is Fault.CARELESS)  # ours runs the shipped workers, freshly started
+        stage = Stage(Path(folder), fault)
         found = search_installation(
             stage, packings=packings, careless_client=fault is Fault.CARELESS, tell=setting.tell, engine=setting.engine
         )
@@ -85,7 +85,7 @@ def _work(images: list[torch.Tensor], setting: Setting) -> list[tuple[str, Struc
     """What each session cost at both servers: tensor operations with all shapes, in order; and the structure of all messages."""
     out = []
     with tempfile.TemporaryDirectory() as folder:
-        stage = Stage(Path(folder), forked=True, counted=True)
+        stage = Stage(Path(folder), counted=True)
         with live_site(stage, small_model(), tell=setting.tell, engine=setting.engine) as site:
             for image in images:
                 counts = stage.folder / COUNTS_FILE

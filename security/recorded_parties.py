@@ -27,7 +27,6 @@ from proto.transport import Callers
 from protocols.errors import DarkroomError
 from protocols.identifiers import Role
 from security.broken_dealing import apply_fault
-from security.forked_worker import ForkedPool
 from security.recorded_calls import RecordedStub, tapped
 from security.recording import ENDED, HELD, RECEIVED, SENT, Entry, Recorder
 from security.stage import ROLE_VARIABLE, Fault, Stage
@@ -36,9 +35,9 @@ from server.limits import call_threads
 from server.pipe import Kind, Pipe
 from server.process import add_server
 from server.service import ServerService
-from server.worker_pool import WORKER, WorkerPool, WorkerProcess
+from server.worker_pool import NURSERY, WorkerPool, WorkerProcess
 
-STAGED_WORKER: Final = "security.staged_worker"
+STAGED_NURSERY: Final = "security.staged_worker"
 
 Reply = TypeVar("Reply")
 
@@ -68,9 +67,6 @@ class _RecordedPool(WorkerPool):
         worker = self._pool.take()
         worker.pipe = _RecordedPipe(worker.pipe, self._recorder)
         return worker
-
-    def refill(self) -> None:
-        self._pool.refill()
 
     def require_warm(self) -> None:
         self._pool.require_warm()
@@ -204,7 +200,7 @@ def run_recorded_server(role: Role) -> None:
     config = server_config(settings, role)
     recorder = Recorder(stage.folder / f"server-{role.value.lower()}.rec")
     broken = stage.counted or stage.fault in (Fault.DROPPED, Fault.DEVIATING)
-    workers = ForkedPool() if stage.forked else WorkerPool(STAGED_WORKER if broken else WORKER)
+    workers = WorkerPool(STAGED_NURSERY if broken else NURSERY)
     careless = stage.fault is Fault.CARELESS and role is Role.B
     service = partial(CarelessServer if careless else RecordedServer, config, workers=workers, recorder=recorder)
 

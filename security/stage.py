@@ -33,7 +33,6 @@ class Stage:
 
     folder: Path
     fault: Fault = Fault.NONE
-    forked: bool = False  # workers are forked from one that has imported CrypTen: the same code, many sessions a minute
     counted: bool = False  # workers write down every tensor operation
 
     @classmethod
@@ -41,13 +40,13 @@ class Stage:
         """The stage of this process. Raises KeyError where it was not started by `set_for_children`."""
         folder = Path(os.environ[VARIABLE])
         content = json.loads((folder / _FILE).read_text())
-        return cls(folder, Fault(content["fault"]), content["forked"], content["counted"])
+        return cls(folder, Fault(content["fault"]), content["counted"])
 
     @contextmanager
     def set_for_children(self) -> Generator[None]:
         """Inside the block, processes that we start find this stage."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        content = {"fault": self.fault.value, "forked": self.forked, "counted": self.counted}
+        content = {"fault": self.fault.value, "counted": self.counted}
         (self.folder / _FILE).write_text(json.dumps(content))
         before = os.environ.get(VARIABLE)
         os.environ[VARIABLE] = str(self.folder)

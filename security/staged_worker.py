@@ -1,4 +1,4 @@
-"""`python -m security.staged_worker FD`: the shipped worker, broken or watched as the stage says.
+"""`python -m security.staged_worker FD`: a nursery of the shipped workers, broken or watched as the stage says.
 
 *Deviating* (server B): an error is added to this server's own summand of one opening, once. With a fixed, both servers then go
 on with eps + e in place of eps = x - a, which is the evaluation of x + e: an additive error on that wire.
@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from protocols.identifiers import Role
 from security.broken_dealing import apply_fault
 from security.stage import ROLE_VARIABLE, Fault, Stage
-from server import exchange, worker
+from server import crypten_runtime, exchange, nursery, worker
 from server.pipe import Pipe
 
 DEVIATION_FILE = "deviation.json"
@@ -25,7 +25,7 @@ COUNTS_FILE = "operations.txt"
 
 
 def break_worker(stage: Stage) -> None:
-    """Change this process as the stage says. Run by a twin's worker before its job comes."""
+    """Change this process as the stage says. Run by a twin's nursery before it forks."""
     apply_fault(stage.fault)
     if stage.fault is Fault.DEVIATING and os.environ[ROLE_VARIABLE] == Role.B.value:
         worker.__dict__["Sender"] = _deviating_sender(stage.folder / DEVIATION_FILE)
@@ -85,8 +85,9 @@ def _count_operations(path: Path) -> None:
 
 def main() -> None:
     """Entry point."""
+    crypten_runtime.import_crypten()  # first: what is broken then stays broken
     break_worker(Stage.from_environment())
-    worker.main()
+    nursery.main()
 
 
 if __name__ == "__main__":

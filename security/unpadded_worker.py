@@ -1,9 +1,9 @@
-"""`python -m security.unpadded_worker FD`: the twin of `server.worker` that releases its output share as it is."""
+"""`python -m security.unpadded_worker FD`: a nursery of workers that release their output share as it is."""
 
 from torch import Tensor
 
 from protocols.identifiers import Role
-from server import worker
+from server import nursery, worker
 
 
 def as_it_is(role: Role, output: Tensor, peer_key: bytes) -> Tensor:
@@ -13,4 +13,4 @@ def as_it_is(role: Role, output: Tensor, peer_key: bytes) -> Tensor:
 
 if __name__ == "__main__":
     worker.rerandomise = as_it_is
-    worker.main()
+    nursery.main()

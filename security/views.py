@@ -104,7 +104,7 @@ def _record(fault: Fault, count: int, images: tuple[Tensor, Tensor], setting: Se
     labels = np.random.default_rng().integers(0, 2, count + 1).astype(np.bool_)
     run = Run([], labels, [], [], [])
     with tempfile.TemporaryDirectory() as folder:
-        stage, model = Stage(Path(folder), fault, forked=True), small_model()
+        stage, model = Stage(Path(folder), fault), small_model()
         with live_site(stage, model, tell=setting.tell, engine=setting.engine) as site:
             for label in labels:
                 view = site.session(images[int(label)])
@@ -286,7 +286,6 @@ value carries a fresh uniform mask), not a test's. A test that fails to reject p
 mistakes that the twins make.
 
 **Where it ends.** The tests hold for words that are independent and uniform; on a twin they reject that, and the classifier
-shows that the image itself is told. Workers were forked from one process that had imported CrypTen (the shipped code, started
-faster). Times are not tested: they depend on the machine, and are public. The order of messages is compared within each link
-and direction; how links interleave depends on the threads.
+shows that the image itself is told. Times are not tested: they depend on the machine, and are public. The order
+of messages is compared within each link and direction; how links interleave depends on the threads.
 """.strip()

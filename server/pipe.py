@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from protocols.errors import LocalProtocolError, RemoteProtocolError
+from protocols.errors import LocalProtocolError
 
 HEADER: Final = struct.Struct("<BIQ")
 MAX_FRAME_BYTES: Final = 1 << 34  # one wire of a 4096x4096 image at 128 channels; a longer length is a broken stream
@@ -111,6 +111,6 @@ class Pipe:
             if count == 0:
                 if may_end and filled == 0:
                     return False
-                raise RemoteProtocolError("the other process ended in the middle of a message")
+                raise ConnectionResetError("the other process ended in the middle of a message")
             filled += count
         return True

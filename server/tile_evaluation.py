@@ -47,7 +47,7 @@ class TileEvaluation(Unpicklable):
         self._claim, self._channel, self._abort, self._workers = claim, channel, abort, workers
         self._stopped = False
         self._cancels: list[Callable[[], object]] = []
-        self._worker = workers.take()  # in this thread, with which a worker ends
+        self._worker = workers.take()
         try:
             abort.watch(self._worker)
         except SessionBrokenError:
@@ -97,7 +97,6 @@ class TileEvaluation(Unpicklable):
     def _stop_worker(self) -> None:
         self._worker.stop()
         self._abort.forget(self._worker)
-        self._workers.refill()
 
     def _fill(self) -> Batch:
         """Run in a thread of its own: the dealer's half goes to the worker as it comes."""

@@ -202,14 +202,19 @@ def evaluate(pipe: Pipe) -> None:
         pipe.send(Kind.RESULT, ring.to_bytes(output))
 
 
-def main() -> None:
-    """Entry point: the file descriptor of our end of the socket pair is the only argument."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # never outlive the server
+def end_with_the_server() -> None:
+    """Never outlive the process that forked or started this one, which does not outlive the server."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def run(descriptor: int) -> None:
+    """Be a worker, in a process of its own, on our end of a socket pair."""
+    end_with_the_server()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash must not write shares and keys to a disk
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to handle
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    pipe = Pipe(socket.socket(fileno=int(sys.argv[1])))
+    pipe = Pipe(socket.socket(fileno=descriptor))
     try:
         try:
             evaluate(pipe)
@@ -219,6 +224,11 @@ def main() -> None:
         pass  # the server abandoned this evaluation
     finally:
         pipe.close()
+
+
+def main() -> None:
+    """Entry point: the file descriptor is the only argument."""
+    run(int(sys.argv[1]))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,21 @@
-"""Worker processes: one is kept warm, each serves one evaluation, none outlives its server."""
+"""Worker processes: each is forked from a nursery, serves one evaluation, and outlives neither it nor its server."""
 
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Final
 
 from protocols.errors import PeerUnavailableError
 from server.pipe import Pipe
 
-WORKER: Final = "server.worker"
+NURSERY: Final = "server.nursery"
+FORK_SECONDS: Final = 120.0  # the first fork waits for the nursery's imports, on a busy machine
 
 # A wire is tens of MiB. glibc would map and zero fresh pages for each, which costs more than the arithmetic on it;
 # with these the worker keeps and reuses its heap, in huge pages. The process ends with its evaluation, so nothing lingers.
@@ -24,10 +27,47 @@ ALLOCATOR: Final = {
 
 
 class WorkerProcess:
-    """A running worker and our end of its pipe."""
+    """A running worker, known by its pidfd, and our end of its pipe. Safe for several threads."""
+
+    def __init__(self, pipe: Pipe, pidfd: int) -> None:
+        self.pipe = pipe
+        self._pidfd = pidfd
+        weakref.finalize(self, os.close, pidfd)  # not sooner: another thread may be about to use it
+
+    @property
+    def running(self) -> bool:
+        return not self.ended(0.0)
+
+    def kill(self) -> None:
+        """Let the process end, whatever it does, and wake whoever waits on its pipe. For another thread than the owner's."""
+        self._signal()
+        self.pipe.interrupt()
+
+    def ended(self, seconds: float | None) -> bool:
+        """Wait for the end of the process, with None for ever; whether it came."""
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(None if seconds is None else 1000 * seconds))
+
+    def stop(self) -> None:
+        """End the process and wait until it has ended; its secrets go with it."""
+        self._signal()
+        self.pipe.close()
+        self.ended(None)
+
+    def _signal(self) -> None:
+        try:
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it has ended
+
+
+class _Nursery:
+    """A running nursery and our end of its control socket."""
 
     def __init__(self, module: str) -> None:
-        ours, theirs = socket.socketpair()
+        self._control, theirs = socket.socketpair()
+        self._control.settimeout(FORK_SECONDS)
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 [sys.executable, "-P", "-m", module, str(theirs.fileno())],
@@ -35,75 +75,66 @@ class WorkerProcess:
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **ALLOCATOR},
             )
-        self.pipe = Pipe(ours)
 
     @property
     def running(self) -> bool:
         return self._process.poll() is None
 
-    def kill(self) -> None:
-        """Let the process end, whatever it does, and wake whoever waits on its pipe. For another thread than the owner's."""
-        self._process.send_signal(signal.SIGKILL)
-        self.pipe.interrupt()
+    def fork(self) -> WorkerProcess | None:
+        """A fresh worker; None where the system has no process to give. Raises OSError: the nursery has ended, or hangs."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            socket.send_fds(self._control, [b"w"], [theirs.fileno()])
+        answer, descriptors, _, _ = socket.recv_fds(self._control, 1, 1)
+        if not answer:
+            raise BrokenPipeError
+        return WorkerProcess(Pipe(ours), descriptors[0]) if descriptors else None
 
-    def ended(self, seconds: float) -> bool:
-        """Wait for the end of the process; whether it came."""
-        try:
-            self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
-
-    def stop(self) -> None:
-        """End the process and wait until it has ended; its secrets go with it."""
-        self._process.send_signal(signal.SIGKILL)
-        self.pipe.close()
+    def close(self) -> None:
+        """End it and its workers."""
+        self._control.close()
+        self._process.kill()
         self._process.wait()
 
 
 class WorkerPool:
-    """Hands out the warm worker and starts the next."""
+    """Hands out fresh workers. Safe for several threads."""
 
-    def __init__(self, module: str = WORKER) -> None:
-        """module: what a worker process runs; the security evaluation breaks one on purpose."""
+    def __init__(self, module: str = NURSERY) -> None:
+        """module: what the nursery runs; the security evaluation breaks one on purpose."""
         self._module = module
         self._lock = threading.Lock()
-        self._spare: WorkerProcess | None = WorkerProcess(module)
-        self.on_restart: Callable[[], None] = lambda: None  # called where a warm worker had ended by itself
+        self._nursery = _Nursery(module)
+        self._closed = False
+        self.on_restart: Callable[[], None] = lambda: None  # called where the nursery had ended by itself
 
     def take(self) -> WorkerProcess:
-        """A fresh worker; the caller stops it."""
+        """A fresh worker; the caller stops it. Raises PeerUnavailableError: the system has no process to give."""
         with self._lock:
-            worker, self._spare = self._spare, None
-        if worker is not None and not worker.running:  # killed while it waited: for want of memory, say
-            worker.stop()
-            worker = None
-            self.on_restart()
-        return worker or WorkerProcess(self._module)
-
-    def refill(self) -> None:
-        """Start the next spare; called when an evaluation is over, so that its start does not slow one down."""
-        with self._lock:
-            if self._spare is None:
-                self._spare = WorkerProcess(self._module)
+            try:
+                worker = self._nursery.fork()
+            except OSError:  # killed for want of memory, say, and its workers with it
+                self._replace()
+                worker = self._nursery.fork()
+        if worker is None:
+            raise PeerUnavailableError("no worker process could be started: out of memory, or too many processes?")
+        return worker
 
     def require_warm(self) -> None:
-        """Raises PeerUnavailableError where the warm worker had ended; the next is started when it is needed.
-
-        Not here: a worker is killed when the thread that started it ends (prctl's PDEATHSIG is of the thread), and who asks this
-        may be short-lived. While an evaluation is under way there is no warm worker, and none is missing.
-        """
+        """Raises PeerUnavailableError, once, where the nursery had ended; it is started anew."""
         with self._lock:
-            if self._spare is None or self._spare.running:
+            if self._closed or self._nursery.running:
                 return
-            self._spare.stop()
-            self._spare = None
-        self.on_restart()
-        raise PeerUnavailableError("the warm worker process had ended: out of memory? see this server's log")
+            self._replace()
+        raise PeerUnavailableError("the process that starts workers had ended: out of memory? see this server's log")
 
     def close(self) -> None:
-        """Stop the spare."""
+        """End the nursery, and with it every worker."""
         with self._lock:
-            if self._spare is not None:
-                self._spare.stop()
-                self._spare = None
+            self._closed = True
+            self._nursery.close()
+
+    def _replace(self) -> None:
+        self._nursery.close()
+        self._nursery = _Nursery(self._module)
+        self.on_restart()

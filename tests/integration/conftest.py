@@ -14,12 +14,11 @@ from client.model_file import Model, load_model, save_model
 from client.model_owner import push_model
 from client.origin import IDENTITY, Kind, Origin, SourceImage
 from client.records import ObjectRecord
-from darkroom.simulation import LISTEN, MODULES, Simulation, simulation
+from darkroom.simulation import LISTEN, Simulation, simulation
 from protocols.layers import Add, Concat, Conv, Gate, PixelShuffle, PixelUnshuffle, SigmaMap
 from protocols.network import Network
 from tests.integration.failing_site import LARGE_SIDE, FailingSite, failing_site
 
-FORKED = {"server-a": "tests.integration.forked_server_a", "server-b": "tests.integration.forked_server_b"}
 NETWORK = Network(
     (
         PixelUnshuffle("half", "image", 2),
@@ -66,15 +65,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, model: Model) -> Iterator[
             patch.setenv("DARKROOM_LOG", "DEBUG")  # a test searches the logs of all that the others did
             site = tmp_path_factory.mktemp("cluster") / "site"
             running = stack.enter_context(simulation(site, tell=print, metrics=LISTEN))
-        push_model(load_config(running.hospital_file), model)
-        yield running
-
-
-@pytest.fixture(scope="session")
-def quick_cluster(tmp_path_factory: pytest.TempPathFactory, model: Model) -> Iterator[Simulation]:
-    """Another one, whose workers are forked: a module of tests of results takes it as its `cluster`."""
-    site = tmp_path_factory.mktemp("quick-cluster") / "site"
-    with simulation(site, tell=print, modules={**MODULES, **FORKED}) as running:
         push_model(load_config(running.hospital_file), model)
         yield running
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 from client.config import HospitalConfig, load_config
 from darkroom.child_processes import Children, children
 from darkroom.provision import Site, provision
@@ -101,14 +103,13 @@ class FailingSite:
             line.repair()
 
     def require_no_session(self, *servers: str) -> None:
-        """Wait until none of these servers has a worker beside the warm one. Raises AssertionError."""
+        """Wait until none of these servers has a worker beside its nursery. Raises AssertionError."""
         for name in servers:
             wait_until(lambda name=name: len(self.workers(name)) <= 1, f"{name} keeps the worker of a session that is over")
 
     def workers(self, name: str) -> list[int]:
-        """Process ids of a server's workers; any of the server's threads may have started them."""
-        lists = Path(f"/proc/{self._processes.names[name]}/task").glob("*/children")
-        return [int(child) for children in lists for child in children.read_text().split()]
+        """Process ids of a server's nursery and its workers."""
+        return [process.pid for process in psutil.Process(self._processes.names[name]).children(recursive=True)]
 
     def require_ended(self, processes: list[int]) -> None:
         """Wait until none of these runs any more. Raises AssertionError."""

@@ -22,11 +22,6 @@ from tests.integration.held_objects import held_objects
 pytestmark = pytest.mark.timeout(400)  # several images, on a loaded machine
 
 
-@pytest.fixture(scope="module")
-def cluster(quick_cluster: Simulation) -> Simulation:
-    return quick_cluster
-
-
 def test_a_folder_with_a_broken_image_is_denoised_and_resumed(
     cluster: Simulation, config: HospitalConfig, darkroom: Darkroom, tmp_path: Path
 ) -> None:

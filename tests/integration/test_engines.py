@@ -25,11 +25,6 @@ UNITS = 48 / 65536  # what both engines' truncations add up to over 30 of them: 
 
 
 @pytest.fixture(scope="module")
-def cluster(quick_cluster: Simulation) -> Simulation:
-    return quick_cluster
-
-
-@pytest.fixture(scope="module")
 def base(cluster: Simulation) -> Model:
     model = load_model(shipped_models()[0])
     push_model(load_config(cluster.hospital_file), model)

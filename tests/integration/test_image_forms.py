@@ -15,11 +15,6 @@ from tests.darkroom_command import Darkroom
 pytestmark = pytest.mark.timeout(600)  # several commands a test, on a machine with other work
 
 
-@pytest.fixture(scope="module")
-def cluster(quick_cluster: Simulation) -> Simulation:
-    return quick_cluster
-
-
 def test_a_volume_is_denoised_plane_by_plane_and_comes_back_as_one(
     cluster: Simulation, darkroom: Darkroom, tmp_path: Path
 ) -> None:

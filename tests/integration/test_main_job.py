@@ -29,11 +29,6 @@ TOLERANCE = 1 / 1023  # of the range; this network's truncations add up to a few
 ROUNDS = {MASKED: 4, CRYPTEN: 3}  # image, first, gate, last; or the factors of first, gate and last
 
 
-@pytest.fixture(scope="module")
-def cluster(quick_cluster: Simulation) -> Simulation:
-    return quick_cluster
-
-
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("mode", list(PackingMode))
 @pytest.mark.parametrize("size", [(8, 8), (17, 23)])

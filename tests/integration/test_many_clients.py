@@ -39,11 +39,6 @@ OTHER = Network((Conv("first", "image", 4, 3, padding=1), Gate("gate", "first"),
 
 
 @pytest.fixture(scope="module")
-def cluster(quick_cluster: Simulation) -> Simulation:
-    return quick_cluster
-
-
-@pytest.fixture(scope="module")
 def other(cluster: Simulation, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A second model, pushed: half the image, so far from what the first makes of it."""
     generator = torch.Generator().manual_seed(7)

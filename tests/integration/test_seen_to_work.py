@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
+import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
@@ -159,8 +160,7 @@ def refused(channel: grpc.Channel, record: ObjectRecord) -> tuple[grpc.StatusCod
 
 
 def worker_ids(server: int) -> list[int]:
-    lists = Path(f"/proc/{server}/task").glob("*/children")
-    return [int(child) for children in lists for child in children.read_text().split()]
+    return [process.pid for process in psutil.Process(server).children(recursive=True)]
 
 
 def test_logs_tell_every_session_and_hold_no_secret(cluster: Simulation, config: HospitalConfig) -> None:

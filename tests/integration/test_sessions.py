@@ -5,9 +5,9 @@ import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import grpc
+import psutil
 import pytest
 
 from client import acquisition, edge, records
@@ -107,10 +107,10 @@ def test_the_window_is_kept_by_the_servers(config: HospitalConfig, record: Objec
 
 
 def worker_of(server: int) -> int:
-    """The process id of a server's warm worker; any of the server's threads may have started it."""
-    lists = Path(f"/proc/{server}/task").glob("*/children")
-    (worker,) = [int(child) for children in lists for child in children.read_text().split()]
-    return worker
+    """The process id of the worker that evaluates: a child of the nursery, which is the server's."""
+    (nursery,) = psutil.Process(server).children()
+    (worker,) = nursery.children()
+    return worker.pid
 
 
 def test_a_worker_killed_in_the_middle_is_a_sentence_and_the_next_session_works(

@@ -16,7 +16,7 @@ SEEDS = {Role.A: bytes(32), Role.B: bytes(range(32))}
 
 
 def test_children_find_the_stage_and_the_environment_is_put_back(tmp_path):
-    stage = Stage(tmp_path / "recordings", Fault.REUSED, forked=True)
+    stage = Stage(tmp_path / "recordings", Fault.REUSED)
     with stage.set_for_children():
         assert Stage.from_environment() == stage
     assert VARIABLE not in os.environ

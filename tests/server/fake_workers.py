@@ -188,8 +188,5 @@ class FakeWorkers:
         self.taken.append(FakeWorker(self.log, self.behaviour, self.jobs, self.arrivals))
         return self.taken[-1]
 
-    def refill(self):
-        """There is always another."""
-
     def require_warm(self):
         """There is always one."""

@@ -1,10 +1,13 @@
-"""Worker processes: one warm, one evaluation each, none that outlives its use."""
+"""Worker processes: forked in a moment, one evaluation each, none that outlives its use, its nursery or its server."""
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from protocols.errors import PeerUnavailableError
@@ -12,8 +15,16 @@ from server.worker_pool import WorkerPool, WorkerProcess
 from tests.server.joined_workers import ROOT, Processes
 
 pytestmark = pytest.mark.integration
-IDLE = "tests.server.idle_worker"
+IDLE = "tests.server.idle_nursery"
 SECONDS = 30
+SERVER = """
+import sys
+from server.worker_pool import WorkerPool
+from tests.server.test_worker_pool import IDLE, pid
+pool = WorkerPool(IDLE)
+print(pool._nursery._process.pid, pid(pool.take()), pid(pool.take()), flush=True)
+sys.stdin.read()
+"""
 
 
 @pytest.fixture
@@ -25,7 +36,12 @@ def pool(monkeypatch):
 
 
 def pid(worker: WorkerProcess) -> int:
-    return worker._process.pid
+    lines = Path(f"/proc/self/fdinfo/{worker._pidfd}").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("Pid:")))
+
+
+def nursery_of(pool: WorkerPool) -> int:
+    return pool._nursery._process.pid
 
 
 def until(condition):
@@ -35,25 +51,22 @@ def until(condition):
     assert condition()
 
 
-def test_each_evaluation_has_a_process_of_its_own(pool):
-    spare = pool._spare
+def test_each_evaluation_has_a_process_of_its_own_that_the_nursery_forked(pool):
     first, second = pool.take(), pool.take()
-    assert first is spare
     assert pid(first) != pid(second)
-    pool.refill()
-    assert pool._spare not in (None, first, second)
-    pool.refill()
+    assert {psutil.Process(pid(worker)).ppid() for worker in (first, second)} == {nursery_of(pool)}
     for worker in (first, second):
         worker.stop()
 
 
-def test_stopping_ends_the_process_whatever_it_does(pool):
+def test_stopping_ends_the_process_whatever_it_does_and_leaves_nothing_of_it(pool):
     worker = pool.take()
-    os.kill(pid(worker), signal.SIGSTOP)
+    number = pid(worker)
+    os.kill(number, signal.SIGSTOP)
     worker.stop()
     assert not worker.running
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid(worker), 0)
+    until(lambda: not psutil.pid_exists(number))  # no zombie either: the nursery reaps it
+    worker.stop()
 
 
 def test_killing_from_another_thread_wakes_its_owner_who_stops_it_after_all(pool):
@@ -68,21 +81,89 @@ def test_killing_from_another_thread_wakes_its_owner_who_stops_it_after_all(pool
     worker.kill()
 
 
-def test_a_spare_that_was_killed_is_replaced(pool):
-    dead = pool._spare
-    os.kill(pid(dead), signal.SIGKILL)
-    until(lambda: not dead.running)
+def test_a_nursery_that_was_killed_is_replaced_and_its_workers_end(pool):
+    restarts = []
+    pool.on_restart = lambda: restarts.append(1)
+    orphan, dead = pool.take(), nursery_of(pool)
+    os.kill(dead, signal.SIGKILL)
+    assert orphan.ended(SECONDS)
     worker = pool.take()
-    assert worker is not dead
+    assert nursery_of(pool) != dead
+    assert worker.running
+    assert len(restarts) == 1
+    worker.stop()
+
+
+def test_a_nursery_that_ended_is_told_once_replaced_and_counted(pool):
+    restarts = []
+    pool.on_restart = lambda: restarts.append(1)
+    pool.require_warm()
+    os.kill(nursery_of(pool), signal.SIGKILL)
+    until(lambda: not pool._nursery.running)
+    with pytest.raises(PeerUnavailableError, match="out of memory"):
+        pool.require_warm()
+    pool.require_warm()  # told once
+    assert len(restarts) == 1
+    worker = pool.take()
     assert worker.running
     worker.stop()
 
 
-def test_closing_the_pool_ends_the_spare(pool):
-    spare = pool._spare
+def test_a_system_without_processes_is_told(pool, monkeypatch):
+    monkeypatch.setenv("DARKROOM_TEST_NO_PROCESS", "1")
+    poor = WorkerPool(IDLE)
+    with pytest.raises(PeerUnavailableError, match="no worker process could be started"):
+        poor.take()
+    poor.require_warm()  # the nursery goes on
+    poor.close()
+
+
+def test_closing_the_pool_ends_nursery_and_workers(pool):
+    worker, nursery = pool.take(), pool._nursery
     pool.close()
-    assert not spare.running
+    assert worker.ended(SECONDS)
+    assert not nursery.running
     pool.close()
+    pool.require_warm()  # nothing is missing
+
+
+def test_descriptors_of_workers_are_given_back(pool):
+    pool.take().stop()
+    held = set(os.listdir("/proc/self/fd"))
+    in_nursery = psutil.Process(nursery_of(pool)).num_fds()
+    for _ in range(30):
+        pool.take().stop()
+    assert len(set(os.listdir("/proc/self/fd")) - held) <= 2
+    assert psutil.Process(nursery_of(pool)).num_fds() == in_nursery
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_outlives_a_server_that_is_killed(number):
+    command = [sys.executable, "-c", SERVER]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as server:
+        started = [int(text) for text in server.stdout.readline().split()]
+        assert all(psutil.pid_exists(one) for one in started)
+        server.send_signal(number)
+        server.wait(SECONDS)
+    until(lambda: not any(psutil.pid_exists(one) and psutil.Process(one).status() != "zombie" for one in started))
+
+
+def test_ctrl_c_does_not_end_the_nursery(pool):
+    os.kill(nursery_of(pool), signal.SIGINT)
+    worker = pool.take()
+    assert worker.running
+    worker.stop()
+
+
+def test_the_nursery_has_no_grpc_and_one_thread(pool):
+    """What else ran in it would be lost in a fork, locks held."""
+    worker = pool.take()
+    maps = Path(f"/proc/{nursery_of(pool)}/maps").read_text()
+    assert "libtorch" in maps
+    assert "cygrpc" not in maps
+    assert psutil.Process(nursery_of(pool)).num_threads() == 1
+    worker.stop()
 
 
 def test_a_worker_leaves_no_core_and_ends_with_its_server():
@@ -100,22 +181,3 @@ def test_a_worker_leaves_no_core_and_ends_with_its_server():
     pipe.close()
     processes.wait()
     assert process.returncode == 0
-
-
-def test_a_spare_that_ended_is_told_once_replaced_and_counted(pool):
-    restarts = []
-    pool.on_restart = lambda: restarts.append(1)
-    pool.require_warm()
-    dead = pool._spare
-    os.kill(pid(dead), signal.SIGKILL)
-    until(lambda: not dead.running)
-    with pytest.raises(PeerUnavailableError, match="out of memory"):
-        pool.require_warm()
-    pool.require_warm()  # told once
-    assert len(restarts) == 1
-    # Started by who takes it: a worker is killed when the thread that started it ends, and the readiness thread is short-lived.
-    assert pool._spare is None
-    worker = pool.take()
-    assert worker.running
-    pool.require_warm()  # none is missing while one evaluates
-    worker.stop()

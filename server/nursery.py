@@ -1,0 +1,87 @@
+"""Forks workers: `python -m server.nursery FD`. It has its imports done, so that a worker is there in a moment.
+
+It sees descriptors and nothing else: a worker's job, with every key and share, comes through the worker's own pipe after the
+fork, and is gone with it. Forks begin alike, but what a worker draws comes from its job, never from its process, so that no
+value depends on it. One thread, without gRPC: nothing but the forking thread is lost in a fork.
+
+It ends when its server closes the control socket or ends, in whatever way; its workers end with it.
+"""
+
+import os
+import signal
+import socket
+import sys
+from typing import Any, Final
+
+import torch
+
+from server import crypten_runtime, worker
+
+FORKED: Final = b"f"  # with a pidfd of the worker
+FAILED: Final = b"-"  # the system gave no process
+
+
+def nurse(control: socket.socket) -> None:
+    """For each descriptor that arrives, fork a worker on it and answer with a pidfd of it; return when the server has gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to handle
+    signal.signal(signal.SIGCHLD, _reap)
+    while True:
+        try:
+            request, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+            if not request:
+                return
+            _answer(control, descriptors[0])
+        except (BrokenPipeError, ConnectionResetError):
+            return
+
+
+def _answer(control: socket.socket, descriptor: int) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])  # a worker is not reaped before its pidfd is open
+    try:
+        pid = os.fork()
+    except OSError:
+        control.send(FAILED)
+    else:
+        if pid == 0:
+            _become_worker(control, descriptor)
+        pidfd = os.pidfd_open(pid)
+        socket.send_fds(control, [FORKED], [pidfd])
+        os.close(pidfd)
+    finally:
+        os.close(descriptor)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+
+
+def _become_worker(control: socket.socket, descriptor: int) -> None:
+    """Does not return. Run in the fork."""
+    status = 1
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+        control.close()
+        worker.run(descriptor)
+        status = 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _reap(*_: Any) -> None:
+    try:
+        while os.waitpid(-1, os.WNOHANG) != (0, 0):
+            pass
+    except ChildProcessError:
+        pass  # none is left
+
+
+def main() -> None:
+    """Entry point: the file descriptor of our end of the control socket is the only argument."""
+    torch.set_num_threads(1)
+    crypten_runtime.import_crypten()
+    nurse(socket.socket(fileno=int(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()
