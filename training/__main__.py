@@ -37,6 +37,9 @@ OutputOption = Annotated[
     Path | None, typer.Option("--output", help="Model file to write; CONFIG.safetensors in the run's folder if not given.")
 ]
 DeviceOption = Annotated[Device, typer.Option("--device", help="Where to compute; auto takes an accelerator where there is one.")]
+StartOption = Annotated[
+    Path | None, typer.Option("--start", help="Folder of a run of the same network, whose best weights are begun with.")
+]
 MinutesOption = Annotated[float | None, typer.Option("--minutes", min=0.0, help="Wall time allowed, instead of the file's.")]
 
 
@@ -63,6 +66,7 @@ def fit(
     output: OutputOption = None,
     minutes: MinutesOption = None,
     device: DeviceOption = Device.AUTO,
+    start: StartOption = None,
 ) -> None:
     """Train a network (without a command), or measure or export one.
 
@@ -72,10 +76,10 @@ def fit(
     if context.invoked_subcommand is not None:
         return
     if config is None:
-        raise typer.BadParameter("training needs --config FILE, training/configs/first.toml for instance")
+        raise typer.BadParameter("training needs --config FILE, training/configs/base.toml for instance")
     with _reported():
         folder = run or RUNS / config.stem
-        outcome = _fit(config, images, folder, minutes, choose_device(device))
+        outcome = _fit(config, images, folder, minutes, choose_device(device), start)
         output = output or folder / f"{config.stem}.safetensors"
         _, validation = load_split(images, load_settings(config).images)
         bound = export_model(output, outcome.network, outcome.checkpoint, validation)
@@ -87,7 +91,7 @@ def fit(
         )
 
 
-def _fit(config: Path, images: Path, folder: Path, minutes: float | None, device: torch.device) -> Outcome:
+def _fit(config: Path, images: Path, folder: Path, minutes: float | None, device: torch.device, start: Path | None) -> Outcome:
     settings = load_settings(config)
     if minutes is not None:
         settings = replace(settings, fit=replace(settings.fit, minutes=minutes))
@@ -96,7 +100,8 @@ def _fit(config: Path, images: Path, folder: Path, minutes: float | None, device
     training, validation = load_split(images, settings.images)
     settings = timed(settings, training, validation, folder, device)
     with _logged(folder) as log:
-        return Fitting(settings, training, validation, folder, log, device).run()
+        first = None if start is None else load_checkpoint(start / "checkpoint.pt").best
+        return Fitting(settings, training, validation, folder, log, device, first).run()
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from training.checkpoint import Checkpoint
 from training.images import Series
 
 BOUND_SEED: Final = 7
+OVERFLOW: Final = 1e30  # stands for all that is larger, and for an overflow, in what a file states
 WRITTEN: Final = ("format", "network", "conditioning", "bound")  # by save_model itself
 
 
@@ -32,7 +33,7 @@ def export_model(path: Path, network: Network, checkpoint: Checkpoint, series: S
     weights = on_grid(network, checkpoint.best or checkpoint.average)
     bounds = measure_bounds(network, weights, series, seed=BOUND_SEED)
     ranged = measured_ranges(network, weights, np.random.default_rng(BOUND_SEED), known=bounds.usual)
-    rounded = {name: math.ceil(value * 1000) / 1000 for name, value in bounds.wires.items()}
+    rounded = {name: math.ceil(min(value, OVERFLOW) * 1000) / 1000 for name, value in bounds.wires.items()}
     notes = {
         "wire_bounds": json.dumps(rounded, sort_keys=True),
         "bound_patterns": f"{bounds.patterns:.3f}",
@@ -45,10 +46,10 @@ def export_model(path: Path, network: Network, checkpoint: Checkpoint, series: S
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_model(partial, ranged.network, weights, bound=bounds.bound, **notes)
+    save_model(partial, ranged.network, weights, bound=min(bounds.bound, OVERFLOW), **notes)
     partial.chmod(0o644)  # whatever the umask: a model that is shipped is public
     partial.replace(path)
-    return bounds.bound
+    return min(bounds.bound, OVERFLOW)
 
 
 def add_ranges(path: Path) -> RangedNetwork:

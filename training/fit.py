@@ -28,7 +28,7 @@ from protocols.network import Network
 from training.architecture import initial_weights, on_grid
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.device import CPU, on_device
-from training.hostile import draw_hostile, pressure
+from training.hostile import climbed, draw_hostile, pressure
 from training.images import Patches, Series, draw_patches
 from training.optimiser import Optimiser
 from training.quality import measure_quality
@@ -87,7 +87,9 @@ class Fitting:
         folder: Path,
         log: Log,
         device: torch.device = CPU,
+        start: dict[str, Tensor] | None = None,
     ) -> None:
+        """start: weights to begin with, in place of random ones."""
         self.settings = settings
         self._device = device
         self.network = settings.build_network()
@@ -96,12 +98,13 @@ class Fitting:
         self._validation = validation
         self._path = folder / "checkpoint.pt"
         self._log = log
-        first = on_device(initial_weights(self.network, settings.fit.seed), device)
+        begun = start or initial_weights(self.network, settings.fit.seed)
+        first = {name: weight.to(device, copy=True) for name, weight in begun.items()}
         self._weights = {name: weight.requires_grad_() for name, weight in first.items()}
         self._average = {name: weight.detach().clone() for name, weight in first.items()}
         self._optimiser = Optimiser(self._weights, settings.fit.learning_rate, settings.fit.weight_decay)
         self.state = Checkpoint(
-            fingerprint=_fingerprint(settings, training),
+            fingerprint=_fingerprint(settings, training, start or {}),
             step=0,
             weights={},
             average={},
@@ -177,6 +180,8 @@ class Fitting:
         chosen, fit = self.settings.pressure, self.settings.fit
         sigma_max = self.settings.patches.sigma_max
         hostile = draw_hostile(chosen.batch, chosen.side, sigma_max, seed=fit.seed, step=self.state.step).to(self._device)
+        if chosen.climb:
+            hostile = climbed(self.network, self.pressed, self._weights, hostile, chosen.limit, chosen.climb)
         return pressure(self.network, self.pressed, self._weights, hostile, chosen.limit)
 
     def _gradient(self, loss: Tensor, press: Tensor) -> float:
@@ -271,8 +276,11 @@ def _pressed(network: Network) -> tuple[str, ...]:
     return (*names, last.out)
 
 
-def _fingerprint(settings: Settings, training: list[Series]) -> str:
-    """Binds a checkpoint to its settings, except the time allowed, and to its images."""
+def _fingerprint(settings: Settings, training: list[Series], start: dict[str, Tensor]) -> str:
+    """Binds a checkpoint to its settings, except the time allowed, to its images, and to the weights that it began with."""
     bound = replace(settings, fit=replace(settings.fit, minutes=0.0, cpu_minutes=0.0, threads=1))
     shapes = [(one.name, one.images.shape, one.low, one.high) for one in training]
-    return hashlib.sha256(json.dumps([repr(bound), shapes]).encode()).hexdigest()
+    found = hashlib.sha256(json.dumps([repr(bound), shapes]).encode())
+    for name in sorted(start):
+        found.update(name.encode() + start[name].numpy().tobytes())
+    return found.hexdigest()

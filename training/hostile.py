@@ -23,6 +23,7 @@ SHARES: Final = {"checkerboard": 0.3, "stripes": 0.3, "step": 0.15, "salt_and_pe
 CORNERS: Final = 0.7  # of the patterns lie between the ends of the range, which uniform levels rarely reach
 NOISY: Final = 0.5  # of the patterns carry noise of the level that the network is told
 CLEARANCE: Final = 2.0  # times the limit: where wires are cut off under pressure
+STRIDE: Final = 0.15  # of a step of a climbing image; the range is 3 wide
 PEAK_FLOOR: Final = 1e-3  # keeps the logarithm finite
 
 
@@ -62,6 +63,21 @@ def draw_hostile(count: int, side: int, sigma_max: float, *, seed: int, step: in
     return HostileImages(torch.from_numpy(np.stack(planes)[:, None]), torch.tensor(levels, dtype=torch.float32))
 
 
+def climbed(
+    network: Network, names: Collection[str], weights: dict[str, Tensor], hostile: HostileImages, limit: float, steps: int
+) -> HostileImages:
+    """The images after some steps by the sign of the gradient of their largest channels: mere patterns show rare peaks rarely."""
+    fixed = {name: weight.detach() for name, weight in weights.items()}
+    images = hostile.images
+    for _ in range(steps):
+        images = images.detach().requires_grad_()
+        peaks = _peaks(network, names, fixed, HostileImages(images, hostile.sigma), limit)
+        tops = torch.stack([peak.amax(dim=1) for peak in peaks], dim=1)
+        (slope,) = torch.autograd.grad(tops.clamp(min=PEAK_FLOOR).log().sum(), images)
+        images = (images.detach() + STRIDE * slope.sign()).clamp(IMAGE_LOW, IMAGE_HIGH)
+    return HostileImages(images, hostile.sigma)
+
+
 def pressure(
     network: Network, names: Collection[str], weights: dict[str, Tensor], hostile: HostileImages, limit: float
 ) -> Tensor:
@@ -70,11 +86,18 @@ def pressure(
     Every named wire is cut off at CLEARANCE times the limit before the next layers read it: so each layer answers for what it
     adds to inputs that are nearly small enough, nothing overflows, and once all is within the limit nothing is cut off.
     """
+    peaks = torch.cat(_peaks(network, names, weights, hostile, limit), dim=1)
+    return torch.relu(peaks.clamp(min=PEAK_FLOOR).div(limit).log()).mean()
+
+
+def _peaks(
+    network: Network, names: Collection[str], weights: dict[str, Tensor], hostile: HostileImages, limit: float
+) -> list[Float[Tensor, "n c"]]:
+    """The largest magnitude in each channel of the named wires, which are cut off before later layers read them."""
     ceiling = CLEARANCE * limit
 
     def cut_off(name: str, value: Tensor) -> Tensor:
         return value.clamp(-ceiling, ceiling) if name in names else value
 
     wires = float_wires(network, weights, hostile.images, hostile.sigma, cut_off)
-    peaks = torch.cat([wires[name].abs().amax(dim=(2, 3)) for name in names], dim=1)
-    return torch.relu(peaks.clamp(min=PEAK_FLOOR).div(limit).log()).mean()
+    return [wires[name].abs().amax(dim=(2, 3)) for name in names]

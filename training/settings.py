@@ -52,6 +52,7 @@ class PressureSettings:
     batch: int = 2
     side: int = 48  # about a receptive field
     limit: float = 16.0  # magnitude without penalty; ordinary images need no more
+    climb: int = 0  # steps by the sign of the gradient that each image first takes towards larger wires
     strength: float = 20.0  # times the penalty's gradient is added; 0 presses not at all
     share: float = 1.0  # but no more than this times the loss's gradient, for each weight apart
 
