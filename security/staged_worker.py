@@ -18,7 +18,7 @@ from protocols.identifiers import Role
 from security.broken_dealing import apply_fault
 from security.stage import ROLE_VARIABLE, Fault, Stage
 from server import crypten_runtime, exchange, nursery, worker
-from server.pipe import Pipe
+from server.pipe import Kind, Pipe
 
 DEVIATION_FILE = "deviation.json"
 COUNTS_FILE = "operations.txt"
@@ -75,10 +75,17 @@ def _count_operations(path: Path) -> None:
     shipped = worker.evaluate
 
     def counted(pipe: Pipe) -> None:
+        send = pipe.send
         with _Operations() as operations:
+
+            def send_counted(kind: Kind, payload: bytes = b"", label: int = 0) -> None:
+                if kind is Kind.RESULT:  # before it is sent: a server ends the worker whose result it has
+                    with path.open("a") as file:
+                        file.write(f"{operations.count} {operations.digest.hexdigest()}\n")
+                send(kind, payload, label)
+
+            pipe.__dict__["send"] = send_counted
             shipped(pipe)
-        with path.open("a") as file:
-            file.write(f"{operations.count} {operations.digest.hexdigest()}\n")
 
     worker.evaluate = counted
 

@@ -23,7 +23,7 @@ FAILED: Final = b"-"  # the system gave no process
 
 def nurse(control: socket.socket) -> None:
     """For each descriptor that arrives, fork a worker on it and answer with a pidfd of it; return when the server has gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, _reap)
     while True:
         try:
@@ -37,13 +37,14 @@ def nurse(control: socket.socket) -> None:
 
 def _answer(control: socket.socket, descriptor: int) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])  # a worker is not reaped before its pidfd is open
+    nursery = os.getpid()
     try:
         pid = os.fork()
     except OSError:
         control.send(FAILED)
     else:
         if pid == 0:
-            _become_worker(control, descriptor)
+            _become_worker(control, descriptor, nursery)
         pidfd = os.pidfd_open(pid)
         socket.send_fds(control, [FORKED], [pidfd])
         os.close(pidfd)
@@ -52,14 +53,14 @@ def _answer(control: socket.socket, descriptor: int) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
 
 
-def _become_worker(control: socket.socket, descriptor: int) -> None:
+def _become_worker(control: socket.socket, descriptor: int, nursery: int) -> None:
     """Does not return. Run in the fork."""
     status = 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
         control.close()
-        worker.run(descriptor)
+        worker.run(descriptor, parent=nursery)
         status = 0
     except BaseException:
         sys.excepthook(*sys.exc_info())
@@ -76,10 +77,17 @@ def _reap(*_: Any) -> None:
         pass  # none is left
 
 
+def require_one_thread() -> None:
+    """Raises RuntimeError: another thread runs, and what it holds would stay held for ever in a fork."""
+    if (threads := len(os.listdir("/proc/self/task"))) != 1:
+        raise RuntimeError(f"{threads} threads run where workers are forked; no other may")
+
+
 def main() -> None:
     """Entry point: the file descriptor of our end of the control socket is the only argument."""
     torch.set_num_threads(1)
     crypten_runtime.import_crypten()
+    require_one_thread()
     nurse(socket.socket(fileno=int(sys.argv[1])))
 
 

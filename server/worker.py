@@ -5,6 +5,7 @@ Secrets reach it in its one job and end with the process.
 """
 
 import ctypes
+import os
 import resource
 import signal
 import socket
@@ -202,14 +203,16 @@ def evaluate(pipe: Pipe) -> None:
         pipe.send(Kind.RESULT, ring.to_bytes(output))
 
 
-def end_with_the_server() -> None:
+def end_with_the_server(parent: int) -> None:
     """Never outlive the process that forked or started this one, which does not outlive the server."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before we asked
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run(descriptor: int) -> None:
-    """Be a worker, in a process of its own, on our end of a socket pair."""
-    end_with_the_server()
+def run(descriptor: int, parent: int) -> None:
+    """Be a worker, in a process of its own, on our end of a socket pair. parent: the process that started this one."""
+    end_with_the_server(parent)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash must not write shares and keys to a disk
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to handle
     torch.set_num_threads(1)
@@ -228,7 +231,7 @@ def run(descriptor: int) -> None:
 
 def main() -> None:
     """Entry point: the file descriptor is the only argument."""
-    run(int(sys.argv[1]))
+    run(int(sys.argv[1]), parent=os.getppid())
 
 
 if __name__ == "__main__":

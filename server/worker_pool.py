@@ -17,6 +17,9 @@ from server.pipe import Pipe
 NURSERY: Final = "server.nursery"
 FORK_SECONDS: Final = 120.0  # the first fork waits for the nursery's imports, on a busy machine
 
+# What numpy's and PyTorch's libraries would start beside the thread that forks is lost in a fork, with the locks it holds.
+ONE_THREAD: Final = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+
 # A wire is tens of MiB. glibc would map and zero fresh pages for each, which costs more than the arithmetic on it;
 # with these the worker keeps and reuses its heap, in huge pages. The process ends with its evaluation, so nothing lingers.
 ALLOCATOR: Final = {
@@ -63,17 +66,19 @@ class WorkerProcess:
 
 
 class _Nursery:
-    """A running nursery and our end of its control socket."""
+    """A running nursery and our end of its control socket. Safe for several threads."""
 
     def __init__(self, module: str) -> None:
         self._control, theirs = socket.socketpair()
         self._control.settimeout(FORK_SECONDS)
+        self._asking = threading.Lock()
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 [sys.executable, "-P", "-m", module, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, **ALLOCATOR},
+                env={**os.environ, **ALLOCATOR, **ONE_THREAD},
+                process_group=0,  # Ctrl-C at a terminal is the server's to handle, during the nursery's imports too
             )
 
     @property
@@ -83,22 +88,24 @@ class _Nursery:
     def fork(self) -> WorkerProcess | None:
         """A fresh worker; None where the system has no process to give. Raises OSError: the nursery has ended, or hangs."""
         ours, theirs = socket.socketpair()
-        with theirs:
-            socket.send_fds(self._control, [b"w"], [theirs.fileno()])
-        answer, descriptors, _, _ = socket.recv_fds(self._control, 1, 1)
+        with self._asking:
+            with theirs:
+                socket.send_fds(self._control, [b"w"], [theirs.fileno()])
+            answer, descriptors, _, _ = socket.recv_fds(self._control, 1, 1)
         if not answer:
             raise BrokenPipeError
         return WorkerProcess(Pipe(ours), descriptors[0]) if descriptors else None
 
     def close(self) -> None:
-        """End it and its workers."""
-        self._control.close()
+        """End it and its workers, whatever it does; who waits for a fork is told that it has ended."""
         self._process.kill()
         self._process.wait()
+        with self._asking:  # whose turn it is has seen the end; the descriptor is not closed under its hands
+            self._control.close()
 
 
 class WorkerPool:
-    """Hands out fresh workers. Safe for several threads."""
+    """Hands out fresh workers. Safe for several threads: none waits for one that waits for a fork, except to fork."""
 
     def __init__(self, module: str = NURSERY) -> None:
         """module: what the nursery runs; the security evaluation breaks one on purpose."""
@@ -109,32 +116,42 @@ class WorkerPool:
         self.on_restart: Callable[[], None] = lambda: None  # called where the nursery had ended by itself
 
     def take(self) -> WorkerProcess:
-        """A fresh worker; the caller stops it. Raises PeerUnavailableError: the system has no process to give."""
-        with self._lock:
+        """A fresh worker; the caller stops it. Raises PeerUnavailableError: the system gives no process, or we are closed."""
+        nursery = self._nursery
+        try:
+            worker = nursery.fork()
+        except OSError:  # killed for want of memory, say, and its workers with it
+            nursery = self._replaced(nursery)
             try:
-                worker = self._nursery.fork()
-            except OSError:  # killed for want of memory, say, and its workers with it
-                self._replace()
-                worker = self._nursery.fork()
+                worker = nursery.fork()
+            except OSError:
+                nursery.close()  # it may hang, holding what we asked for
+                raise PeerUnavailableError("the process that starts workers does not start; see this server's log") from None
         if worker is None:
             raise PeerUnavailableError("no worker process could be started: out of memory, or too many processes?")
         return worker
 
     def require_warm(self) -> None:
         """Raises PeerUnavailableError, once, where the nursery had ended; it is started anew."""
-        with self._lock:
-            if self._closed or self._nursery.running:
-                return
-            self._replace()
+        nursery = self._nursery
+        if self._closed or nursery.running:
+            return
+        self._replaced(nursery)
         raise PeerUnavailableError("the process that starts workers had ended: out of memory? see this server's log")
 
     def close(self) -> None:
-        """End the nursery, and with it every worker."""
+        """End the nursery, and with it every worker. None is started after."""
         with self._lock:
             self._closed = True
             self._nursery.close()
 
-    def _replace(self) -> None:
-        self._nursery.close()
-        self._nursery = _Nursery(self._module)
-        self.on_restart()
+    def _replaced(self, ended: _Nursery) -> _Nursery:
+        """The one after this nursery, which is ended; who asks first starts it. Raises PeerUnavailableError: we are closed."""
+        with self._lock:
+            if self._closed:
+                raise PeerUnavailableError("this server is stopping")
+            if self._nursery is ended:
+                ended.close()
+                self._nursery = _Nursery(self._module)
+                self.on_restart()
+            return self._nursery

@@ -35,9 +35,15 @@ def start(*arguments: object, module: str = "darkroom") -> "subprocess.Popen[str
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def interrupt(running: "subprocess.Popen[str]") -> str:
-    """Send SIGINT; check how the command ends. Returns what it has said on standard error since."""
+def interrupt(running: "subprocess.Popen[str]", held: int | None = None) -> str:
+    """Send SIGINT; check how the command ends. Returns what it has said on standard error since.
+
+    held: our end of the FIFO that the command reads. Closed after the signal, which may have come between Python's last look for
+    signals and the read: the command would then wait in the read, with the signal noted, as long as we hold our end.
+    """
     running.send_signal(signal.SIGINT)
+    if held is not None:
+        os.close(held)
     try:
         out, err = running.communicate(timeout=SECONDS)
     finally:
@@ -176,8 +182,7 @@ def test_interrupted_while_it_reads_the_folders(tmp_path: Path, command: str) ->
     before = sorted(site.root.rglob("*"))
     running = start(command, "--dir", site.root)
     writer = os.open(certificate, os.O_WRONLY)  # returns when the command has opened it, and now waits for what it says
-    interrupt(running)
-    os.close(writer)
+    interrupt(running, held=writer)
     assert sorted(site.root.rglob("*")) == before
 
 
@@ -213,8 +218,7 @@ def test_interrupted_in_a_moments_work(tmp_path: Path, command: str) -> None:
     before = sorted(folder.rglob("*"))
     running = start(fifo, *call, *given, module="tests.integration.held_darkroom")
     writer = os.open(fifo, os.O_WRONLY)  # returns when the command has come to that call
-    interrupt(running)
-    os.close(writer)
+    interrupt(running, held=writer)
     assert sorted(folder.rglob("*")) == before
 
 
@@ -224,8 +228,7 @@ def test_interrupted_while_a_key_is_exported(failing: FailingSite, tmp_path: Pat
     os.mkfifo(config)
     running = start("key", "export", record.object_id, "-o", tmp_path / "ward.json", "--config", config)
     writer = os.open(config, os.O_WRONLY)  # returns when the command has opened it, and now waits for what it says
-    interrupt(running)
-    os.close(writer)
+    interrupt(running, held=writer)
     assert [path.name for path in tmp_path.iterdir()] == ["client.toml"]
 
 

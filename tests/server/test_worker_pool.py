@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -127,6 +128,48 @@ def test_closing_the_pool_ends_nursery_and_workers(pool):
     pool.require_warm()  # nothing is missing
 
 
+def test_a_hung_nursery_holds_up_neither_the_health_check_nor_the_end(pool):
+    pool.take().stop()
+    hung = nursery_of(pool)
+    os.kill(hung, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as other:
+        waiting = other.submit(pool.take)
+        until(pool._nursery._asking.locked)
+        pool.require_warm()
+        pool.close()
+        with pytest.raises(PeerUnavailableError, match="stopping"):
+            waiting.result(SECONDS)
+    assert not psutil.pid_exists(hung)
+
+
+def test_a_closed_pool_starts_nothing(pool):
+    pool.close()
+    closed = nursery_of(pool)
+    with pytest.raises(PeerUnavailableError, match="stopping"):
+        pool.take()
+    assert nursery_of(pool) == closed
+
+
+def test_a_nursery_that_cannot_start_is_told(pool):
+    pool._module = "tests.server.no_such_nursery"
+    os.kill(nursery_of(pool), signal.SIGKILL)
+    with pytest.raises(PeerUnavailableError, match="does not start"):
+        pool.take()
+    pool._module = IDLE
+    pool.take().stop()
+
+
+def test_several_threads_that_find_the_nursery_ended_start_one(pool):
+    restarts = []
+    pool.on_restart = lambda: restarts.append(1)
+    os.kill(nursery_of(pool), signal.SIGKILL)
+    with ThreadPoolExecutor(8) as others:
+        for worker in others.map(lambda _: pool.take(), range(8)):
+            assert worker.running
+            worker.stop()
+    assert len(restarts) == 1
+
+
 def test_descriptors_of_workers_are_given_back(pool):
     pool.take().stop()
     held = set(os.listdir("/proc/self/fd"))
@@ -134,7 +177,7 @@ def test_descriptors_of_workers_are_given_back(pool):
     for _ in range(30):
         pool.take().stop()
     assert len(set(os.listdir("/proc/self/fd")) - held) <= 2
-    assert psutil.Process(nursery_of(pool)).num_fds() == in_nursery
+    until(lambda: psutil.Process(nursery_of(pool)).num_fds() <= in_nursery)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -150,6 +193,9 @@ def test_nothing_outlives_a_server_that_is_killed(number):
 
 
 def test_ctrl_c_does_not_end_the_nursery(pool):
+    """During its imports it would: a terminal's goes to the server's process group alone."""
+    assert os.getpgid(nursery_of(pool)) != os.getpgrp()
+    pool.take().stop()
     os.kill(nursery_of(pool), signal.SIGINT)
     worker = pool.take()
     assert worker.running
@@ -164,6 +210,21 @@ def test_the_nursery_has_no_grpc_and_one_thread(pool):
     assert "cygrpc" not in maps
     assert psutil.Process(nursery_of(pool)).num_threads() == 1
     worker.stop()
+
+
+def test_a_nursery_with_a_second_thread_forks_nothing(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("DARKROOM_TEST_SECOND_THREAD", "1")
+    threaded = WorkerPool(IDLE)
+    with pytest.raises(PeerUnavailableError, match="does not start"):
+        threaded.take()
+    threaded.close()
+
+
+def test_a_worker_whose_parent_ended_before_it_could_ask_to_end_with_it_ends():
+    code = "import os; from server.worker import end_with_the_server; end_with_the_server(parent=os.getppid() + 1); print('on')"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
+    assert (ended.returncode, ended.stdout) == (-signal.SIGKILL, b"")
 
 
 def test_a_worker_leaves_no_core_and_ends_with_its_server():
