@@ -83,5 +83,6 @@ security: .venv/.evaluation
 	$(BIN)/python -m security $(ARGS)
 
 clean:
-	rm -rf .venv .venv-spu .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist darkroom-demo
+	rm -rf .venv .venv-spu .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist darkroom-demo bench-results \
+		quality-report security-report
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,8 +1,8 @@
 """`python -m security`: run the evaluations, write the report. Exit code 0 only if every check held and its twin was caught.
 
-Writes report.md, report.html, report.json and pictures; a whole run into the default folder also writes its results into
-docs/threat-model.md. Progress goes to stderr, the verdict to stdout. A partial run
-(`--only`) says that it is one; its exit code is about what was run.
+Writes report.md, report.html, report.json and pictures. A whole run in its full form goes into docs/security-report, and its
+results into docs/threat-model.md; any other goes into security-report/ and says what it is. Progress goes to stderr, the verdict
+to stdout. The exit code is about what was run.
 """
 
 import argparse
@@ -31,7 +31,8 @@ from security.page import Report, Section, to_json, verdict, write_report
 from security.threat_model import PAGE, write_results
 
 EVALUATIONS: Final = ("attack_stock", "views", "replay", "collusion", "deviation", "metrics", "leaks")
-FOLDER: Final = Path("docs/security-report")
+FOLDER: Final = Path("docs/security-report")  # of whole runs alone
+PARTIAL_FOLDER: Final = Path("security-report")
 
 Evaluate = Callable[[Setting], Evaluation]
 
@@ -111,16 +112,18 @@ def main(arguments: Sequence[str] | None = None, find: Callable[[str], Evaluate]
     parser = argparse.ArgumentParser(prog="python -m security", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="smaller samples: under 10 minutes in all")
     parser.add_argument("--only", nargs="+", choices=EVALUATIONS, default=list(EVALUATIONS), metavar="NAME", help="some of them")
-    parser.add_argument("--out", type=Path, default=FOLDER, help=f"folder of the report (default: {FOLDER})")
+    parser.add_argument("--out", type=Path, help=f"folder of the report (default: {FOLDER}, of a partial run {PARTIAL_FOLDER})")
     parser.add_argument("--json", metavar="F", help="write report.json also here; - is stdout")
     parser.add_argument("--date", default=f"{datetime.now(UTC):%Y-%m-%d}", help="the date that the report bears (default: today)")
     parser.add_argument("--engine", choices=ENGINES, default=MASKED, help=f"what the servers run (default: {MASKED})")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     names = [name for name in EVALUATIONS if name in options.only]
-    where = {"folder": options.out, "date": options.date, "engine": options.engine}
+    whole = len(names) == len(EVALUATIONS) and not options.quick and options.engine == MASKED
+    folder = options.out or (FOLDER if whole else PARTIAL_FOLDER)
+    where = {"folder": folder, "date": options.date, "engine": options.engine}
     report = run_all(names, quick=options.quick, tell=_tell, find=find, **where)
-    if options.out == FOLDER and options.engine == MASKED and not report.unfinished and len(names) == len(EVALUATIONS):
+    if whole and folder == FOLDER and not report.unfinished:
         write_results(PAGE, report)
     content = json.dumps(to_json(report), indent=1, allow_nan=False) + "\n"
     if options.json == "-":

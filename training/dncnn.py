@@ -12,7 +12,7 @@ from protocols.errors import ConfigurationError
 from protocols.layers import Add, Concat, Conv, Layer, Relu, SigmaMap
 from protocols.network import IMAGE_WIRE, Network
 
-WEIGHT_FRAC_BITS: Final = 12  # as the gated networks
+WEIGHT_FRAC_BITS: Final = 12
 MIN_DEPTH: Final = 3
 
 

@@ -179,6 +179,13 @@ def test_only_runs_some_and_says_so(tmp_path, capsys):
     assert "Partial run, without attack_stock, views" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("arguments", [["--quick"], ["--only", "metrics"], ["--engine", "crypten"]])
+def test_only_a_whole_run_writes_into_the_documents(tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments, find=lambda name: lambda setting: evaluation(GOOD)) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["security-report"]
+
+
 def test_unknown_names_are_a_usage_error(tmp_path):
     with pytest.raises(SystemExit) as stop:
         main(["--out", str(tmp_path), "--only", "nonsense"])
