@@ -1,4 +1,4 @@
-"""Fitting: AdamW with warm-up, cosine decay, clipping and averaged weights; resumable at any step.
+"""Fitting: Muon and AdamW with warm-up, cosine decay, clipping and averaged weights; resumable at any step.
 
 Products of activations make gated networks diverge where ReLU networks would not, so a step whose loss or gradient is
 not finite, or far above the usual, is not taken; several in a row restore the last checkpoint at half the learning rate.
