@@ -97,8 +97,13 @@ def _maxima(probe: Probe, weights: dict[str, Tensor], batches: Iterator[tuple[Te
         with torch.inference_mode():
             wires = probe.wires(weights, images, torch.full((images.shape[0],), sigma / 255))
             for name, value in wires.items():
-                found[name] = max(found.get(name, 0.0), float(value.abs().max()))
+                found[name] = max(found.get(name, 0.0), float(_peaks(value).max()))
     return found
+
+
+def _peaks(value: Tensor) -> Tensor:
+    """The largest magnitude of each image on a wire; infinite where products overflowed, to infinity or to NaN."""
+    return value.detach().abs().nan_to_num(nan=torch.inf, posinf=torch.inf).amax(dim=(1, 2, 3))
 
 
 def _ascend(probe: Probe, weights: dict[str, Tensor], rng: np.random.Generator) -> tuple[dict[str, float], list[float]]:
@@ -135,7 +140,7 @@ def _climb(
         images = images.detach().requires_grad_()
         wires = probe.wires(weights, images, levels)
         for name, value in wires.items():
-            peaks = value.detach().abs().amax(dim=(1, 2, 3))
+            peaks = _peaks(value)
             tops = torch.maximum(tops, peaks)
             maxima[name] = max(maxima[name], float(peaks.max()))
         own = torch.cat([part.abs().amax(dim=(1, 2, 3)) for part in _own(wires, names)])

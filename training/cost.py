@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass
 
+from protocols.engines import session_plan
 from protocols.layer_costs import layer_macs
 from protocols.network import Network
-from protocols.plan import plan_for
 from protocols.ring import WORD_BYTES
 
 
@@ -20,14 +20,14 @@ class Cost:
 
 
 def network_cost(network: Network, height: int = 512, width: int = 512) -> Cost:
-    """Wires and rounds are those of the dealing plan, comparisons of a ReLU included.
+    """Wires and rounds are those of the plan of the engine that evaluates it (`darkroom plan`), the image and a ReLU's bits too.
 
     macs: as protocols.layer_costs counts them.
     """
     shapes = network.wire_shapes(height, width)
     macs = sum(layer_macs(layer, shapes) for layer in network.layers)
-    plan = plan_for(network, height, width)
+    plan = session_plan("", network, height, width)
     words = plan.sent_bytes / WORD_BYTES
     pixels = height * width
     parameters = sum(math.prod(shape) for shape in network.parameter_shapes().values())
-    return Cost(words / pixels, macs / pixels, parameters, len(plan.correlations))
+    return Cost(words / pixels, macs / pixels, parameters, plan.rounds)

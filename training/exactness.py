@@ -1,7 +1,7 @@
-"""What fixed point costs: the oracle with the random carries that servers have, against floating point.
+"""What fixed point costs: the masked engine's oracle with the random carries that servers have, against floating point.
 
-`bench.exactness` shows the same on live servers; this takes no servers, and is part of a model card. (The oracle's floor would
-not do: its errors all point one way, and on the network of `base.toml` they added up to three times what servers show.)
+Every wire has the format that the model's ranges give it, as on the servers. `bench.exactness` shows the same on live servers;
+this takes none, and is part of a model card. (The oracle's floor would not do: its errors all point one way.)
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from protocols.fixed_point import FRAC_BITS, decode, encode
 from protocols.float_evaluation import evaluate_float
+from protocols.masked_oracle import Truncate, masked_oracle
+from protocols.masked_plan import WireItem, masked_plan
 from protocols.network import Network
-from protocols.oracle import Truncate, evaluate_oracle, floor
 from training.images import Series, spread_slices
 from training.quality import psnr_db
 
@@ -43,23 +44,27 @@ class Exactness:
 def random_carries(generator: torch.Generator) -> Truncate:
     """Truncation as servers have it: a carry with the probability that the part which is cut off says."""
 
-    def truncate(words: Tensor, bits: int) -> Tensor:
-        return (words + torch.randint(1 << bits, words.shape, generator=generator)) >> bits
+    def truncate(item: WireItem, product: Tensor) -> Tensor:
+        return (product + torch.randint(1 << item.shift, product.shape, generator=generator)) >> item.shift
 
     return truncate
 
 
 def both_results(
-    network: Network, weights: Mapping[str, Tensor], image: Float64[Tensor, "h w"], sigma: float, truncate: Truncate = floor
+    network: Network, weights: Mapping[str, Tensor], image: Float64[Tensor, "h w"], sigma: float, truncate: Truncate
 ) -> tuple[Float64[Tensor, "h w"], Float64[Tensor, "h w"]]:
-    """Oracle, then floating point, from one image and level on the fixed-point grid. weights: float64. sigma: of the range."""
+    """Oracle, then floating point, from one image and level on the fixed-point grid. weights: float64. sigma: of the range.
+
+    Raises NetworkDescriptionError: the masked engine does not evaluate this network.
+    """
     words, level = encode(image[None]), encode(torch.tensor([sigma], dtype=torch.float64))
     encoded = {
         name: encode(weight, frac_bits=network.weight_frac_bits if name.endswith(".weight") else FRAC_BITS)
         for name, weight in weights.items()
     }
+    plan = masked_plan(network, *image.shape)
     with torch.inference_mode():
-        oracle = decode(evaluate_oracle(network, encoded, words, int(level), truncate=truncate))
+        oracle = decode(masked_oracle(plan, encoded, words, level.view(1, 1, 1), truncate))
         expected = evaluate_float(network, weights, decode(words)[None], decode(level))
     return oracle[0], expected[0, 0]
 

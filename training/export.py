@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -20,6 +20,7 @@ from training.images import Series
 
 BOUND_SEED: Final = 7
 OVERFLOW: Final = 1e30  # stands for all that is larger, and for an overflow, in what a file states
+USUAL: Final = "wire_bounds_usual"  # over patterns and slices: what the ranges cover
 WRITTEN: Final = ("format", "network", "conditioning", "bound")  # by save_model itself
 
 
@@ -33,9 +34,9 @@ def export_model(path: Path, network: Network, checkpoint: Checkpoint, series: S
     weights = on_grid(network, checkpoint.best or checkpoint.average)
     bounds = measure_bounds(network, weights, series, seed=BOUND_SEED)
     ranged = measured_ranges(network, weights, np.random.default_rng(BOUND_SEED), known=bounds.usual)
-    rounded = {name: math.ceil(min(value, OVERFLOW) * 1000) / 1000 for name, value in bounds.wires.items()}
     notes = {
-        "wire_bounds": json.dumps(rounded, sort_keys=True),
+        "wire_bounds": _rounded_up(bounds.wires),
+        USUAL: _rounded_up(bounds.usual),
         "bound_patterns": f"{bounds.patterns:.3f}",
         "bound_slices": f"{bounds.slices:.3f}",
         "bound_ascent": f"{bounds.ascent:.3f}",
@@ -52,13 +53,22 @@ def export_model(path: Path, network: Network, checkpoint: Checkpoint, series: S
     return min(bounds.bound, OVERFLOW)
 
 
+def _rounded_up(wires: Mapping[str, float]) -> str:
+    """Magnitudes by wire, as JSON, to three places."""
+    return json.dumps({name: math.ceil(min(value, OVERFLOW) * 1000) / 1000 for name, value in wires.items()}, sort_keys=True)
+
+
 def add_ranges(path: Path) -> RangedNetwork:
-    """Fill in the ranges of a model file's network, in place. Raises BadInputError, NetworkDescriptionError."""
+    """Fill in the ranges of a model file's network, in place; what its export found on slices counts as it did there.
+
+    Raises BadInputError, NetworkDescriptionError.
+    """
     model = load_model(path)
     with safe_open(path, framework="pt") as file:
         notes = {key: value for key, value in file.metadata().items() if key not in WRITTEN}
     bare = replace(model.network, ranges=())
-    ranged = measured_ranges(bare, model.weights, np.random.default_rng(BOUND_SEED))
+    known = json.loads(notes.get(USUAL, "{}"))
+    ranged = measured_ranges(bare, model.weights, np.random.default_rng(BOUND_SEED), known=known)
     notes |= {"rounding_error": f"{ranged.error:.3g}", "expected_flags_512": f"{ranged.expected_flags(512, 512):.3g}"}
     partial = path.with_suffix(".partial")
     save_model(partial, ranged.network, model.weights, bound=model.bound, **notes)

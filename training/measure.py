@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from client.model_file import Model
+from protocols.masked_plan import masked_plan
+from protocols.wire_ranges import FLAGS_SIDE
 from training.bounds import ESCAPE, Bounds, measure_bounds
 from training.conditioning import Conditioning, measure_conditioning
 from training.cost import Cost, network_cost
@@ -36,6 +38,7 @@ class Report:
     conditioning: Conditioning
     exactness: Exactness
     stated_bound: float
+    expected_flags: float  # in an evaluation at FLAGS_SIDE x FLAGS_SIDE
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a file."""
@@ -47,7 +50,7 @@ class Report:
         verdict = "within" if exact.good else "NOT WITHIN"
         lines = [
             f"Cost (512x512): {cost.wires_per_pixel:.2f} wires per pixel, {cost.macs_per_pixel:.0f} MACs per pixel, "
-            f"{cost.rounds} rounds, {cost.parameters} parameters.",
+            f"{cost.rounds} rounds, {cost.parameters} parameters; {self.expected_flags:.4f} expected flags.",
             "",
             "| images | sigma (1/255) | slices | PSNR noisy (dB) | PSNR out (dB) | gain (dB) | SSIM noisy | SSIM out |",
             "|---|---|---|---|---|---|---|---|",
@@ -63,8 +66,7 @@ class Report:
             f"{ESCAPE:g}); the file states {self.stated_bound:.2f}. By kind: {kinds}.",
             f"By wire: {', '.join(f'{name} {value:.2f}' for name, value in self.bounds.wires.items())}.",
             f"Conditioning: an error e on all channels of a layer moves an output pixel by at most "
-            f"{self.conditioning.one_layer:.2f} e, in all layers at once by {self.conditioning.all_layers:.2f} e. "
-            f"Fixed point (oracle) differs from floating point by at most {self.conditioning.fixed_point:.1e}.",
+            f"{self.conditioning.one_layer:.2f} e, in all layers at once by {self.conditioning.all_layers:.2f} e.",
             f"Fixed point on {exact.cases} noisy slices: a pixel is off by at most {exact.difference:.1e} "
             f"({exact.difference_at}; allowed {LARGEST:.1e}), PSNR by at most {exact.psnr_difference_db:.4f} dB "
             f"({exact.psnr_difference_at}; allowed {LARGEST_PSNR_DB:g}): {verdict} what is allowed.",
@@ -105,4 +107,5 @@ def measure_model(model: Model, series: Sequence[Series], *, slices: int = SLICE
         conditioning=measure_conditioning(model.network, model.weights, series, seed=seed),
         exactness=measure_exactness(model.network, model.weights, series, SIGMAS, slices=EXACT_SLICES, seed=seed),
         stated_bound=model.bound,
+        expected_flags=masked_plan(model.network, FLAGS_SIDE, FLAGS_SIDE).expected_flags,
     )

@@ -9,9 +9,9 @@ from client.model_file import load_model, save_model
 from protocols.errors import ConfigurationError
 from protocols.fixed_point import FRAC_BITS, decode, encode
 from protocols.float_evaluation import evaluate_float
+from protocols.masked_plan import masked_plan
 from protocols.network import Network
 from protocols.oracle import evaluate_oracle
-from protocols.plan import plan_for
 from training.architecture import BLOCKS, GatedShape, gated_network, initial_weights, on_grid
 from training.cost import network_cost
 from training.dncnn import DncnnShape
@@ -59,8 +59,8 @@ def test_the_model_file_holds_what_was_measured(tmp_path: Path) -> None:
 
 def test_cost_by_hand() -> None:
     cost = network_cost(gated_network(GatedShape(channels=32, blocks=4)), 64, 64)
-    # at half resolution: entry 5, per block 10 x 32, exit 32
-    assert cost.wires_per_pixel == (5 + 4 * 320 + 32) / 4
+    # the noise level is one word; the image; at half resolution: entry 32, per block 10 x 32, exit 4
+    assert cost.wires_per_pixel == 1 / 64**2 + 1 + (32 + 4 * 320 + 4) / 4
     block = 32 * 64 + 9 * 64 + 32 * 32 + 32 * 64 + 32 * 32 + 2 * 32
     assert cost.macs_per_pixel == (9 * 5 * 32 + 4 * block + 9 * 32 * 4) / 4
     assert cost.parameters == sum(w.numel() for w in initial_weights(gated_network(GatedShape()), 0).values())
@@ -97,7 +97,7 @@ def test_every_member_of_the_family_is_one_network_everywhere(shape: GatedShape)
     found = decode(evaluate_oracle(network, encoded, words, int(level)))
 
     assert Network.from_json(network.to_json()) == network
-    assert network_cost(network).rounds == len(plan_for(network, 19, 22).correlations)
+    assert network_cost(network).rounds == masked_plan(network, 19, 22).rounds
     assert float((found - expected).abs().max()) < 2**-16 * 200  # each of up to 60 truncations drops less than a unit
     assert 0 < float((expected - image).abs().max()) < 1.5
 

@@ -45,6 +45,15 @@ def test_the_bound_covers_hostile_inputs(images_folder: Path, monkeypatch: pytes
     assert float(found["block0"].abs().max()) <= 3 * bounds.wires["block0"] + 1e-4
 
 
+def test_an_overflow_counts_as_an_escape(images_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products that overflow to infinity leave NaN as their difference, which is larger than nothing."""
+    monkeypatch.setattr(bounds_module, "ASCENT_RESTARTS", 1)
+    huge = {name: weight * 1e30 for name, weight in initial_weights(NETWORK, 0).items()}
+    bounds = measure_bounds(NETWORK, huge, load_series(images_folder, "validation"), seed=0)
+    assert bounds.escapes == bounds.searches
+    assert bounds.wires["output"] == bounds.usual["output"] == math.inf
+
+
 def test_hostile_images_are_a_function_of_seed_and_step_and_stay_in_range() -> None:
     drawn = [draw_hostile(4, 16, 55.0, seed=1, step=step) for step in range(20)]
     again = draw_hostile(4, 16, 55.0, seed=1, step=3)

@@ -1,11 +1,16 @@
 """Fixed point stays near floating point, and the worst case is the one that is named."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from protocols.layers import Conv
+from protocols.masked_oracle import floor
+from protocols.masked_plan import WireItem
+from protocols.network import WireRange
 from training import exactness
 from training.architecture import GatedShape, gated_network, initial_weights, on_grid
 from training.exactness import LARGEST, Exactness, both_results, measure_exactness, random_carries
@@ -27,10 +32,23 @@ def test_a_small_network_is_within_what_is_allowed(images_folder: Path) -> None:
 def test_both_start_from_the_same_grid() -> None:
     image = torch.from_numpy(np.random.default_rng(1).random((9, 12)))
     weights = {name: weight.double() for name, weight in WEIGHTS.items()}
-    oracle, plain = both_results(NETWORK, weights, image, 0.1)
+    oracle, plain = both_results(NETWORK, weights, image, 0.1, floor)
     assert oracle.shape == plain.shape == image.shape
     assert torch.allclose(oracle, plain, atol=1e-3)
     assert not torch.equal(oracle, plain)
+
+
+def test_wires_have_the_format_that_the_model_says() -> None:
+    """As on the servers: with coarser ranges the same network is further off."""
+    image = torch.from_numpy(np.random.default_rng(1).random((8, 12)))
+    weights = {name: weight.double() for name, weight in WEIGHTS.items()}
+    names = [layer.out for layer in NETWORK.layers if isinstance(layer, Conv) and layer.out != "exit.project"]
+    coarse = replace(NETWORK, ranges=tuple(sorted((name, WireRange(frac_bits=8, magnitude_bits=6)) for name in names)))
+    fine, rough = (
+        float((oracle - plain).abs().max())
+        for oracle, plain in (both_results(network, weights, image, 0.1, floor) for network in (NETWORK, coarse))
+    )
+    assert rough > 10 * fine
 
 
 def test_the_worst_case_is_named(images_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,8 +66,9 @@ def test_the_worst_case_is_named(images_folder: Path, monkeypatch: pytest.Monkey
 
 def test_carries_are_as_frequent_as_what_is_cut_off_says() -> None:
     truncate = random_carries(torch.Generator().manual_seed(1))
+    wire = WireItem(0, "wire", (20000, 1, 1), shift=12, magnitude_bits=6)
     for value in (5 * 4096 + 1024, -5 * 4096 + 1024, 7 * 4096):
-        found = truncate(torch.full((20000,), value, dtype=torch.int64), 12)
+        found = truncate(wire, torch.full((20000,), value, dtype=torch.int64))
         assert set(found.tolist()) <= {value >> 12, (value >> 12) + 1}
         assert float(found.double().mean()) == pytest.approx(value / 4096, abs=0.015)
 
