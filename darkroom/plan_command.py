@@ -76,23 +76,26 @@ def _timed(image: torch.Tensor, weight: torch.Tensor, geometry: ring.ConvGeometr
 
 
 def profile_table(rows: Sequence[LayerProfile]) -> Table:
-    """The plan's table, with the seconds that each server measured."""
+    """The plan's table, with the bytes (of two, the larger) and seconds that the servers measured."""
     table = _table("A computes", "A waits", "B computes", "B waits")
+    table.caption = "MB sent and seconds: as measured, of all planes, tiles and repetitions. The rest: as planned, of one plane."
+    table.caption_justify = "left"
     seconds = [[row.seconds(role)[part] for role in Role for part in range(2)] for row in rows]
     for row, own in zip(rows, seconds, strict=True):
-        table.add_row(*_cells(row.planned), *(f"{value:.3f}" for value in own))
+        table.add_row(*_cells(row.planned, max(row.sent_bytes.values())), *(f"{value:.3f}" for value in own))
     table.add_section()
     sums = [sum(column) for column in zip(*seconds, strict=True)]
-    table.add_row(*_cells(total_cost([row.planned for row in rows])), *(f"{value:.3f}" for value in sums))
+    sent = max(sum(row.sent_bytes[role] for row in rows) for role in Role)
+    table.add_row(*_cells(total_cost([row.planned for row in rows]), sent), *(f"{value:.3f}" for value in sums))
     return table
 
 
 def _planned_table(costs: PlannedCosts, given: Circumstances) -> Table:
     table = _table("flags", "seconds")
     for layer in costs.layers:
-        table.add_row(*_cells(layer), f"{layer.flags:.1e}" if layer.flags else "", f"{given.seconds(layer):.3f}")
+        table.add_row(*_cells(layer, layer.sent_bytes), f"{layer.flags:.1e}" if layer.flags else "", f"{given.seconds(layer):.3f}")
     table.add_section()
-    table.add_row(*_cells(costs.total), f"{costs.total.flags:.1e}", f"{given.seconds(costs.total):.3f}")
+    table.add_row(*_cells(costs.total, costs.total.sent_bytes), f"{costs.total.flags:.1e}", f"{given.seconds(costs.total):.3f}")
     return table
 
 
@@ -103,8 +106,8 @@ def _table(*further: str) -> Table:
     return table
 
 
-def _cells(cost: LayerCost) -> list[str]:
-    counts = [f"{cost.wires:,}", f"{cost.sent_bytes / 1e6:,.2f}", str(cost.rounds), f"{cost.macs / 1e6:,.1f}"]
+def _cells(cost: LayerCost, sent_bytes: float) -> list[str]:
+    counts = [f"{cost.wires:,}", f"{sent_bytes / 1e6:,.2f}", str(cost.rounds), f"{cost.macs / 1e6:,.1f}"]
     return [cost.name, cost.op, *counts, f"{cost.dealt_bytes / 1e6:,.2f}"]
 
 

@@ -21,12 +21,16 @@ def test_a_volume_is_denoised_plane_by_plane_and_comes_back_as_one(
     values = np.random.default_rng(3).integers(0, 900, (12, 10, 3)).astype("i2")
     nibabel.Nifti1Image(values, np.diag([1.0, 2.0, 3.0, 1.0])).to_filename(tmp_path / "in.nii.gz")
     out = tmp_path / "out.nii.gz"
-    options = ("--model", "tiny", "--sigma", "25", "--json", "-", "--config", cluster.hospital_file)
+    options = ("--model", "tiny", "--sigma", "25", "--profile", "--json", "-", "--config", cluster.hospital_file)
     done = darkroom("denoise", tmp_path / "in.nii.gz", "-o", out, *options)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["image"]["planes"] == 3
     assert report["cost"]["rounds"] == 12
+    assert {role: sum(layer["sent_bytes"][role] for layer in report["profile"]) for role in "AB"} == {
+        role: report["cost"]["sent_bytes"][role] for role in "AB"
+    }
+    assert "of all planes, tiles and repetitions" in done.stderr.replace("\n", " ")
     for number in (1, 2, 3):
         assert f"plane {number} of 3" in done.stderr
     found = np.asanyarray(nibabel.load(out).dataobj)
