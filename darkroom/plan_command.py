@@ -93,7 +93,8 @@ def profile_table(rows: Sequence[LayerProfile]) -> Table:
 def _planned_table(costs: PlannedCosts, given: Circumstances) -> Table:
     table = _table("flags", "seconds")
     for layer in costs.layers:
-        table.add_row(*_cells(layer, layer.sent_bytes), f"{layer.flags:.1e}" if layer.flags else "", f"{given.seconds(layer):.3f}")
+        flags = f"{layer.flags:.1e}" if layer.flags else ""
+        table.add_row(*_cells(layer, layer.sent_bytes), flags, f"{given.seconds(layer):.3f}")
     table.add_section()
     table.add_row(*_cells(costs.total, costs.total.sent_bytes), f"{costs.total.flags:.1e}", f"{given.seconds(costs.total):.3f}")
     return table
