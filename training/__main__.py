@@ -24,6 +24,7 @@ from training.images import load_series, load_split
 from training.measure import SEED, SLICES, measure_model
 from training.search import collect, keep_result, kept_result, load_search, run_candidate, search_table
 from training.settings import load_settings
+from training.start import start_weights
 from training.timing import timed
 
 IMAGES: Final = Path("../shared/data")
@@ -97,10 +98,10 @@ def _fit(config: Path, images: Path, folder: Path, minutes: float | None, device
         settings = replace(settings, fit=replace(settings.fit, minutes=minutes))
     torch.set_num_threads(settings.fit.threads)
     torch.use_deterministic_algorithms(True, warn_only=device != CPU)  # an accelerator has no such form of every gradient
+    first = None if start is None else start_weights(start, settings.build_network())
     training, validation = load_split(images, settings.images)
     settings = timed(settings, training, validation, folder, device)
     with _logged(folder) as log:
-        first = None if start is None else load_checkpoint(start / "checkpoint.pt").best
         return Fitting(settings, training, validation, folder, log, device, first).run()
 
 
