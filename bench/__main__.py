@@ -4,29 +4,23 @@ Results are kept as they come: a run that is stopped goes on where it was. How i
 """
 
 import argparse
-import os
-import platform
 import signal
 import sys
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
-
-import torch
+from typing import Final
 
 from bench import results as kept
 from bench import spu_peer
 from bench.figures import write_figures
 from bench.grid import CHEETAH, ENGINES, LIMIT_SECONDS, SEMI2K, Wanted, measure
+from bench.origin import machine, today
 from bench.shaping_proxy import CONDITIONS, LOOPBACK
 from bench.tables import section, write_section
 from bench.workload import NETWORKS
 from client.files import replacing
-from darkroom import __version__
 from protocols.errors import DarkroomError
 
 JSON: Final = Path("bench-results/results.json")
@@ -40,7 +34,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--networks", type=_words(NETWORKS), default=list(NETWORKS), help="comma-separated: base, dncnn")
     parser.add_argument("--engines", type=_words(ENGINES), default=list(ENGINES), help=f"comma-separated: {', '.join(ENGINES)}")
     parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256, 512], help="sides of the square images")
-    parser.add_argument("--shaped-sizes", type=int, nargs="+", default=[128], help="the same, for lines other than loopback")
+    parser.add_argument("--shaped-sizes", type=int, nargs="+", default=[128], help="for LAN and WAN (default: 128 alone)")
     parser.add_argument("--lines", type=_words(LINES), default=list(LINES), help=f"comma-separated: {', '.join(LINES)}")
     parser.add_argument("--repetitions", type=int, default=5, help="counted evaluations of each; a warm-up goes before")
     parser.add_argument("--limit", type=float, default=LIMIT_SECONDS, help="seconds after which a larger size is not tried")
@@ -84,9 +78,10 @@ def run(asked: argparse.Namespace) -> kept.Results:
     if asked.fresh:
         asked.json.unlink(missing_ok=True)
     results = kept.load(asked.json)
-    results.about = about(asked.repetitions)
+    here = machine()
+    results.check_machine(here)
     engines = list(asked.engines)
-    if not results.about["versions"].get("spu") and {SEMI2K, CHEETAH} & set(engines):
+    if not here["versions"].get("spu") and {SEMI2K, CHEETAH} & set(engines):
         tell(f"SPU is left out: {spu_peer.PYTHON} is missing; `make bench` makes it")
         engines = [engine for engine in engines if engine not in (SEMI2K, CHEETAH)]
     files = {name: path for name, path in (("base", asked.model), ("dncnn", asked.dncnn)) if path is not None}
@@ -101,7 +96,7 @@ def run(asked: argparse.Namespace) -> kept.Results:
         memory_bytes=asked.memory * 1e9 if asked.memory else None,
         files=files,
     )
-    measure(wanted, results, partial(kept.save, asked.json, results), tell)
+    measure(wanted, results, today(), partial(kept.save, asked.json, results), tell)
     text = section(results, {})
     print(text)
     if asked.markdown is not None:
@@ -118,36 +113,9 @@ def report(results: kept.Results, page: Path) -> None:
     tell(f"{page} and {len(figures)} figures written")
 
 
-def about(repetitions: int) -> dict[str, Any]:
-    """Versions, machine and date."""
-    versions = {
-        "Darkroom": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "crypten": metadata.version("crypten"),
-        **spu_peer.versions(),
-    }
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "cores": os.cpu_count(),
-        "processor": _processor(),
-        "repetitions": repetitions,
-        "versions": versions,
-    }
-
-
 def tell(line: str) -> None:
     """Progress."""
     print(line, file=sys.stderr, flush=True)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _words(known: Iterable[str]) -> Callable[[str], list[str]]:

@@ -102,8 +102,8 @@ def ruled_out(results: Results, place: Place, limit: float, memory_bytes: float)
     return ""
 
 
-def measure(wanted: Wanted, results: Results, keep: Callable[[], None], tell: Tell) -> None:
-    """Fill every cell that is not complete. keep: is called after each change.
+def measure(wanted: Wanted, results: Results, origin: str, keep: Callable[[], None], tell: Tell) -> None:
+    """Fill every cell that is not complete. origin: today's date and commit, of new rows. keep: is called after each change.
 
     Raises DarkroomError: what no engine is to blame for.
     """
@@ -129,11 +129,16 @@ def measure(wanted: Wanted, results: Results, keep: Callable[[], None], tell: Te
                 with contextlib.ExitStack() as stack:
                     stage = _Stage(stack, files[network], side, line, folder / str(number), wanted.limit)
                     cells = {engine: results.cell(Place(network, line, side, engine)) for engine in todo}
-                    in_turn(cells, stage.engine, wanted, keep, tell)
+                    in_turn(cells, stage.engine, wanted, origin, keep, tell)
 
 
 def in_turn(
-    cells: Mapping[str, Cell], start: Callable[[str], Engine], wanted: Wanted, keep: Callable[[], None], tell: Tell
+    cells: Mapping[str, Cell],
+    start: Callable[[str], Engine],
+    wanted: Wanted,
+    origin: str,
+    keep: Callable[[], None],
+    tell: Tell,
 ) -> None:
     """One evaluation of each engine, again and again, until all cells are complete."""
     running: dict[str, Engine] = {}
@@ -157,7 +162,7 @@ def in_turn(
                 # One evaluation past the limit is a figure all the same, and better than none.
                 counted = not cold or slow or row["whole_seconds"] > WARM_UP_SECONDS
                 if counted:
-                    cell.rows.append(row)
+                    cell.add(row, origin)
                 count = f"{len(cell.rows)}/{wanted.repetitions}" if counted else "warm-up"
                 tell(f"  {engine} {count}: online {row['online_seconds']:.3f} s, whole {row['whole_seconds']:.3f} s")
             if cell.stopped:

@@ -1,7 +1,8 @@
 """What was measured so far, kept in one JSON file as it comes, so that a run can be stopped and continued.
 
 A cell is one engine on one network, size and line. Its rows are evaluations. It is complete with as many rows as are asked for,
-or with a reason why there are no more.
+or with a reason why there are no more. All rows are of one machine with the same versions; each cell knows the dates and commits
+of its rows, since a run may go on days later.
 """
 
 import json
@@ -15,7 +16,9 @@ from bench.parties import Row
 from client.files import replacing
 from protocols.errors import BadInputError
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+ENOUGH: Final = 5  # counted runs: a median of fewer is marked
+FEW: Final = " †"  # the mark
 
 
 @dataclass(frozen=True, order=True)
@@ -38,28 +41,41 @@ class Place:
 
 @dataclass
 class Cell:
-    """Some evaluations. stopped: why there are no more; "" where nothing is in the way. failed: it may go better next time."""
+    """Some evaluations. stopped: why there are no more; "" where nothing is in the way. failed: it may go better next time.
+
+    origins: how many rows, in their order, are of which date and commit.
+    """
 
     rows: list[Row] = field(default_factory=list)
     stopped: str = ""
     failed: bool = False
+    origins: dict[str, int] = field(default_factory=dict)
+
+    def add(self, row: Row, origin: str) -> None:
+        """One more evaluation, measured at this date and commit."""
+        self.rows.append(row)
+        self.origins[origin] = self.origins.get(origin, 0) + 1
 
     def complete(self, repetitions: int) -> bool:
         return len(self.rows) >= repetitions or bool(self.stopped)
 
     @property
     def medians(self) -> Row:
-        """The median of each figure, which is not the figures of the median run. Errors and peaks: the highest."""
+        """The median of each figure, which is not the figures of the median run. Errors and peaks: the highest.
+
+        runs: how many evaluations they are of.
+        """
+        if not self.rows:
+            return {}
         highest = {"max_abs_diff", "peak_rss_bytes", "dealer_peak_rss_bytes"}
-        return {
-            name: (max if name in highest else statistics.median)([row[name] for row in self.rows])
-            for name in (self.rows[0] if self.rows else {})
-        }
+        columns = {name: [row[name] for row in self.rows] for name in self.rows[0]}
+        figures = {name: (max if name in highest else statistics.median)(column) for name, column in columns.items()}
+        return figures | {"runs": len(self.rows)}
 
 
 @dataclass
 class Results:
-    """All cells, and what they were measured on."""
+    """All cells, and the machine and versions that they were measured on."""
 
     about: dict[str, Any] = field(default_factory=dict)
     networks: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -72,6 +88,23 @@ class Results:
         """None where nothing was measured."""
         cell = self.cells.get(Place(network, line, side, engine))
         return cell.medians if cell is not None and cell.rows else None
+
+    def check_machine(self, machine: Mapping[str, Any]) -> None:
+        """Figures of two machines, or of two versions of anything, do not belong in one table. Raises BadInputError.
+
+        A version that only one of both states is that of a peer that was added, or is not asked for today.
+        """
+        before, now = _flat(self.about), _flat(machine)
+        both = [name for name in before if name in now]
+        changed = ", ".join(f"{name} was {before[name]} and is {now[name]}" for name in both if before[name] != now[name])
+        if changed:
+            raise BadInputError(f"the results are of another set-up: {changed}; start again with --fresh, or name another --json")
+        self.about = {**machine, "versions": {**self.about.get("versions", {}), **machine["versions"]}}
+
+    @property
+    def origins(self) -> list[str]:
+        """Every date and commit of which there is a row, the oldest first."""
+        return sorted({origin for cell in self.cells.values() for origin in cell.origins})
 
     def check_network(self, name: str, identity: Mapping[str, Any]) -> None:
         """Figures of two different networks do not belong in one table. Raises BadInputError."""
@@ -87,6 +120,12 @@ class Results:
             del self.cells[place]
 
 
+def _flat(machine: Mapping[str, Any]) -> dict[str, Any]:
+    """Versions and the rest on one level."""
+    rest = {name: value for name, value in machine.items() if name != "versions"}
+    return rest | dict(machine.get("versions", {}))
+
+
 def load(path: Path) -> Results:
     """Read a file of results; an empty one where there is none. Raises BadInputError."""
     if not path.exists():
@@ -96,6 +135,9 @@ def load(path: Path) -> Results:
         if content["format"] != FORMAT:
             raise BadInputError(f"{path} is of format {content['format']}, not {FORMAT}; start again with --fresh")
         cells = {Place.parse(text): Cell(**cell) for text, cell in content["cells"].items()}
+        for place, cell in cells.items():
+            if sum(cell.origins.values()) != len(cell.rows):
+                raise BadInputError(f"{path} does not say when each row of {place} was measured; start again with --fresh")
         return Results(content["about"], content["networks"], cells)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInputError(f"{path} holds no results of a benchmark ({error}); start again with --fresh") from error

@@ -6,7 +6,7 @@ from typing import Final
 from bench.grid import CHEETAH, CRYPTEN, ENGINES, MASKED, PLAINTEXT, SEMI2K, STOCK
 from bench.parties import Row
 from bench.ratios import numbers_to_show
-from bench.results import Cell, Place, Results
+from bench.results import ENOUGH, FEW, Cell, Place, Results
 from bench.shaping_proxy import CONDITIONS, LOOPBACK
 from bench.workload import NETWORKS
 from protocols.errors import ConfigurationError
@@ -65,24 +65,28 @@ def section(results: Results, figures: Mapping[tuple[str, str], str]) -> str:
                 parts.append(f"### {NETWORKS.get(network, network)}. {line_name(line)}")
                 if (network, line) in figures:
                     parts.append(f"![Seconds by engine and size]({figures[network, line]})")
-                parts.append(table(HEADER, rows_of(cells)))
+                parts.append(table(HEADER, rows_of(cells, results.origins)))
     return "\n\n".join(parts)
 
 
-def rows_of(cells: Mapping[Place, Cell]) -> list[list[str]]:
-    """The rows of one network and line: by size, then by engine."""
+def rows_of(cells: Mapping[Place, Cell], origins: Sequence[str]) -> list[list[str]]:
+    """The rows of one network and line: by size, then by engine. origins: all of the results, numbered where they are several."""
     ordered = sorted(cells, key=lambda place: (place.side, ENGINES.index(place.engine)))
-    return [_row(place, cells[place]) for place in ordered]
+    return [_row(place, cells[place], origins) for place in ordered]
 
 
-def _row(place: Place, cell: Cell) -> list[str]:
+def _row(place: Place, cell: Cell, origins: Sequence[str]) -> list[str]:
     row = cell.medians
     start = [f"{place.side}", LABELS[place.engine]]
     if not row:
         return [*start, *["-"] * (len(HEADER) - 3), cell.stopped]
     flagged = sum(each.get("flags", 0) > 0 for each in cell.rows)
     notes = [f"{flagged} of them repeated, flagged"] if flagged else []
-    runs = "; ".join([f"{len(cell.rows)}", *notes, *([cell.stopped] if cell.stopped else [])])
+    if cell.stopped:
+        notes.append(cell.stopped)
+    if len(origins) > 1:
+        notes.append(", ".join(f"[{number}]" for number, origin in enumerate(origins, start=1) if origin in cell.origins))
+    runs = "; ".join([f"{len(cell.rows)}{FEW if len(cell.rows) < ENOUGH else ''}", *notes])
     return [
         *start,
         seconds(row["online_seconds"]),
@@ -122,9 +126,25 @@ def _about(results: Results) -> str:
         for name, entry in results.networks.items()
     )
     return (
-        f"{about.get('date', 'no date')}, {about.get('cores', '?')} cores ({about.get('processor', '?')}). {versions}. "
-        f"Medians of {about.get('repetitions', '?')}; errors and peaks are the highest seen. {sums}."
+        f"{_dates(results.origins)}; {about.get('cores', '?')} cores ({about.get('processor', '?')}). {versions}. "
+        f"{_medians(results)}; errors and peaks are the highest seen. {sums}."
     )
+
+
+def _dates(origins: Sequence[str]) -> str:
+    """When the rows were measured, at which commits; numbered where the tables refer to them."""
+    if len(origins) < 2:
+        return "".join(origins) or "Nothing measured"
+    return ", ".join(f"[{number}] {origin}" for number, origin in enumerate(origins, start=1))
+
+
+def _medians(results: Results) -> str:
+    """Of how many runs they are, as the rows say."""
+    counts = sorted({len(cell.rows) for cell in results.cells.values() if cell.rows})
+    if not counts:
+        return "No medians"
+    few = f" ({FEW.strip()}: of fewer than {ENOUGH})" if counts[0] < ENOUGH else ""
+    return f"Medians of {counts[0]}{few}" if len(counts) == 1 else f"Medians of {counts[0]} to {counts[-1]}{few}"
 
 
 def write_section(page_text: str, text: str) -> str:

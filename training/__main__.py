@@ -22,8 +22,9 @@ from training.export import add_ranges, export_model
 from training.fit import Fitting, Log, Outcome
 from training.images import load_series, load_split
 from training.measure import SEED, SLICES, measure_model
-from training.search import collect, keep_result, load_search, result_path, run_candidate, search_table
+from training.search import collect, keep_result, kept_result, load_search, run_candidate, search_table
 from training.settings import load_settings
+from training.start import start_weights
 from training.timing import timed
 
 IMAGES: Final = Path("../shared/data")
@@ -97,10 +98,10 @@ def _fit(config: Path, images: Path, folder: Path, minutes: float | None, device
         settings = replace(settings, fit=replace(settings.fit, minutes=minutes))
     torch.set_num_threads(settings.fit.threads)
     torch.use_deterministic_algorithms(True, warn_only=device != CPU)  # an accelerator has no such form of every gradient
+    first = None if start is None else start_weights(start, settings.build_network())
     training, validation = load_split(images, settings.images)
     settings = timed(settings, training, validation, folder, device)
     with _logged(folder) as log:
-        first = None if start is None else load_checkpoint(start / "checkpoint.pt").best
         return Fitting(settings, training, validation, folder, log, device, first).run()
 
 
@@ -188,6 +189,7 @@ def search(
 ) -> None:
     """Train every candidate for the same CPU time and write the table. Cut off, the same command goes on.
 
+    A candidate whose result is of other settings than the file's is trained again, and its result replaced.
     Several processes may share the work, each with its own --only; the last one to end writes the whole table.
     """
     with _reported():
@@ -195,19 +197,22 @@ def search(
         unknown = set(only or ()) - {one.name for one in candidates}
         if unknown:
             raise ConfigurationError(f"{config} has no candidate {', '.join(sorted(unknown))}")
+
+        def tell(line: str) -> None:
+            typer.echo(line, err=True)
+
         for candidate in candidates:
-            folder = runs / candidate.name
-            if (only and candidate.name not in only) or result_path(results, candidate.name).exists():
+            if (only and candidate.name not in only) or kept_result(results, candidate, tell):
                 continue
-            settings = candidate.settings
+            folder, settings = candidate.run_folder(runs), candidate.settings
             torch.set_num_threads(settings.fit.threads)
             torch.use_deterministic_algorithms(True)
             training, validation = load_split(images, settings.images)
             with _logged(folder) as log:
                 result = run_candidate(candidate, training, validation, folder, log)
             keep_result(results, result)
-            typer.echo(f"{candidate.name}: {result.psnr_db}", err=True)
-        table = search_table(collect(candidates, results, lambda line: typer.echo(line, err=True)), minutes)
+            tell(f"{candidate.name}: {result.psnr_db}")
+        table = search_table(collect(candidates, results, tell), minutes)
         output.write_text(table)
         typer.echo(table)
 

@@ -89,7 +89,10 @@ class Fitting:
         device: torch.device = CPU,
         start: dict[str, Tensor] | None = None,
     ) -> None:
-        """start: weights to begin with, in place of random ones."""
+        """start: weights to begin with, in place of random ones; they are bound to the run, as its settings are.
+
+        Raises BadInputError: the folder holds a checkpoint that is damaged, or of another run.
+        """
         self.settings = settings
         self._device = device
         self.network = settings.build_network()
@@ -98,7 +101,8 @@ class Fitting:
         self._validation = validation
         self._path = folder / "checkpoint.pt"
         self._log = log
-        begun = start or initial_weights(self.network, settings.fit.seed)
+        self._started = start is not None
+        begun = initial_weights(self.network, settings.fit.seed) if start is None else start
         first = {name: weight.to(device, copy=True) for name, weight in begun.items()}
         self._weights = {name: weight.requires_grad_() for name, weight in first.items()}
         self._average = {name: weight.detach().clone() for name, weight in first.items()}
@@ -235,13 +239,19 @@ class Fitting:
         """Copy weights and optimiser state from the checkpoint on disk to the device."""
         found = load_checkpoint(self._path)
         if found.fingerprint != self.state.fingerprint:
-            raise BadInputError(f"{self._path} belongs to other settings or images; remove it, or choose another --run folder")
+            why = f"belongs to other settings or images, or {self._other_start()}"
+            raise BadInputError(f"{self._path} {why}; remove it, or choose another --run folder")
         with torch.no_grad():
             for name, weight in self._weights.items():
                 weight.copy_(found.weights[name])
         self._average = on_device(found.average, self._device)
         self._optimiser.load(found.optimiser)  # which moves it to where its weights are
         return found
+
+    def _other_start(self) -> str:
+        if self._started:
+            return "began with other weights: --start names another run, or that run has gone on since, and this one cannot"
+        return "began with weights of another run: --start must then be given again"
 
     def _resume(self) -> None:
         self.state = self._load()

@@ -2,8 +2,10 @@
 
 Resumable: every candidate is a run of `training.fit` in a folder of its own. Its result is a small file that is committed, so the
 search can grow over days and machines; CPU minutes of different machines do not compare, so steps are stated beside them.
+A result counts only for the settings that it was made with, of which it keeps a fingerprint.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +24,7 @@ from training.timing import timed
 
 SIGMAS: Final = (15.0, 25.0, 50.0)
 SEED: Final = 7  # of measurement noise
+METHOD: Final = 2  # counts changes to how training/ fits or measures that no setting shows; 1 was AdamW for all weights
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,23 @@ class Candidate:
     name: str
     settings: Settings
 
+    @property
+    def fingerprint(self) -> str:
+        """Of all that a result depends on, but the images and the machine. The name is not in it, nor the wall time allowed."""
+        settings = replace(self.settings, fit=replace(self.settings.fit, minutes=0.0))
+        return hashlib.sha256(repr((METHOD, SIGMAS, SEED, settings)).encode()).hexdigest()
+
+    def run_folder(self, runs: Path) -> Path:
+        """Where it is trained: a run that was cut under other settings is neither gone on with nor in the way."""
+        return runs / self.name / self.fingerprint[:12]
+
 
 @dataclass(frozen=True)
 class Result:
     """What one candidate reached. psnr_db: at each of SIGMAS, the validation mean; empty where training diverged."""
 
     name: str
+    fingerprint: str  # of the candidate, as it was trained
     wires_per_pixel: float
     macs_per_pixel: float
     rounds: int
@@ -90,6 +104,7 @@ def run_candidate(candidate: Candidate, training: list[Series], validation: list
     cost, state = network_cost(network), fitting.state
     return Result(
         candidate.name,
+        candidate.fingerprint,
         cost.wires_per_pixel,
         cost.macs_per_pixel,
         cost.rounds,
@@ -106,28 +121,34 @@ def run_candidate(candidate: Candidate, training: list[Series], validation: list
 def keep_result(folder: Path, result: Result) -> None:
     """Write a result to its file."""
     folder.mkdir(parents=True, exist_ok=True)
-    result_path(folder, result.name).write_text(json.dumps(asdict(result), indent=1) + "\n")
+    _path(folder, result.name).write_text(json.dumps(asdict(result), indent=1) + "\n")
 
 
-def result_path(folder: Path, name: str) -> Path:
-    """Where the result of a candidate lies."""
+def kept_result(folder: Path, candidate: Candidate, tell: Callable[[str], Any]) -> Result | None:
+    """The result of a candidate with these settings; where there is none, `tell` hears why. Raises BadInputError."""
+    path = _path(folder, candidate.name)
+    if not path.exists():
+        tell(f"{candidate.name} has no result yet")
+        return None
+    try:
+        content = json.loads(path.read_text())
+        result = Result(**content | {"psnr_db": tuple(content["psnr_db"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInputError(f"{path} is no result of the search: {error}; remove it to train the candidate again") from error
+    if result.fingerprint != candidate.fingerprint:
+        tell(f"{candidate.name}: {path} is a result of other settings; it does not count, and must be trained again")
+        return None
+    return result
+
+
+def _path(folder: Path, name: str) -> Path:
     return folder / f"{name}.json"
 
 
 def collect(candidates: Sequence[Candidate], folder: Path, tell: Callable[[str], Any]) -> list[Result]:
     """The results of all candidates that are finished; `tell` hears of the others. Raises BadInputError."""
-    results = []
-    for candidate in candidates:
-        path = result_path(folder, candidate.name)
-        if not path.exists():
-            tell(f"{candidate.name} has no result yet")
-            continue
-        try:
-            content = json.loads(path.read_text())
-            results.append(Result(**content | {"psnr_db": tuple(content["psnr_db"])}))
-        except (ValueError, KeyError, TypeError) as error:
-            raise BadInputError(f"{path} is no result of the search: {error}; remove it to train the candidate again") from error
-    return results
+    kept = [kept_result(folder, candidate, tell) for candidate in candidates]
+    return [result for result in kept if result is not None]
 
 
 def search_table(results: Sequence[Result], cpu_minutes: float) -> str:

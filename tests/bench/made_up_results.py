@@ -1,5 +1,7 @@
 """Results of a run that never was: what tables, ratios and figures are tested on."""
 
+from typing import Any
+
 from bench.grid import CHEETAH, CRYPTEN, MASKED, PLAINTEXT, SEMI2K, STOCK
 from bench.parties import Row
 from bench.results import Cell, Place, Results
@@ -7,6 +9,8 @@ from bench.shaping_proxy import LOOPBACK
 from bench.workload import BASE, DNCNN
 
 MIB = 1 << 20
+ORIGIN = "2026-01-01, commit 0123456789ab"
+MACHINE: dict[str, Any] = {"cores": 2, "processor": "made up", "versions": {"torch": "2"}}
 
 
 def row(online: float, *, sent: float = MIB, offline: float | None = None, **more: float) -> Row:
@@ -17,6 +21,11 @@ def row(online: float, *, sent: float = MIB, offline: float | None = None, **mor
         "max_abs_diff": 1e-4,
         **more,
     }
+
+
+def cell(*rows: Row, stopped: str = "", origin: str = ORIGIN) -> Cell:
+    """A cell whose rows were all measured then."""
+    return Cell(list(rows), stopped, origins={origin: len(rows)} if rows else {})
 
 
 def made_up() -> Results:
@@ -33,10 +42,10 @@ def made_up() -> Results:
         (DNCNN, 128, SEMI2K): [row(60.0, sent=310 * MIB)],
     }
     results = Results(
-        about={"date": "2026-01-01", "cores": 2, "processor": "made up", "repetitions": 3, "versions": {"torch": "2"}},
+        about=MACHINE,
         networks={BASE: {"layers": 43, "parameters": 44000, "network": "n", "weights": "w"}},
-        cells={Place(network, LOOPBACK, side, engine): Cell(rows) for (network, side, engine), rows in cells.items()},
+        cells={Place(network, LOOPBACK, side, engine): cell(*rows) for (network, side, engine), rows in cells.items()},
     )
     results.cells[Place(DNCNN, LOOPBACK, 512, STOCK)] = Cell(stopped="not tried: over 600 s, going by 128x128")
-    results.cells[Place(BASE, LOOPBACK, 64, CHEETAH)] = Cell([row(700.0)], stopped="over 600 s")
+    results.cells[Place(BASE, LOOPBACK, 64, CHEETAH)] = cell(row(700.0), stopped="over 600 s")
     return results

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,15 @@ def test_the_report_is_written_from_results(tmp_path: Path, monkeypatch: pytest.
     assert (tmp_path / "benchmarks" / "dncnn-loopback.svg").exists()
 
 
+def test_results_of_another_machine_are_not_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "results.json"
+    kept.save(path, made_up())
+    before = path.read_bytes()
+    assert main(["--json", str(path)]) == 2
+    assert "processor was made up and is" in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
 @pytest.mark.integration
 @pytest.mark.slow
 def test_a_small_run_and_its_continuation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,6 +52,7 @@ def test_a_small_run_and_its_continuation(tmp_path: Path, capsys: pytest.Capture
     first = subprocess.run([sys.executable, "-m", "bench", *arguments], capture_output=True, text=True, env=environment)
     assert first.returncode == 0, first.stderr
     results = kept.load(path)
+    assert results.origins[0].startswith(f"{datetime.now(UTC).year}-")
     row = results.medians("base", "masked", 32, "loopback")
     assert row is not None
     assert row["max_abs_diff"] < 1 / 4095

@@ -6,7 +6,7 @@ from bench.grid import CHEETAH, MASKED, PLAINTEXT, STOCK, Wanted, in_turn, place
 from bench.parties import EngineError, Row, TooSlowError
 from bench.results import Cell, Place, Results
 from bench.shaping_proxy import LOOPBACK
-from tests.bench.made_up_results import row
+from tests.bench.made_up_results import ORIGIN, row
 
 WANTED = Wanted(
     networks=["base"],
@@ -84,7 +84,7 @@ def turns(outcomes: dict[str, list[Row | EngineError]], cells: dict[str, Cell]) 
     order: list[str] = []
     engines = {name: MadeUp(name, list(rows), order) for name, rows in outcomes.items()}
     saved: list[int] = []
-    in_turn(cells, engines.__getitem__, WANTED, lambda: saved.append(1), lambda _: None)
+    in_turn(cells, engines.__getitem__, WANTED, ORIGIN, lambda: saved.append(1), lambda _: None)
     return order, len(saved)
 
 
@@ -104,10 +104,12 @@ def test_a_long_first_evaluation_counts() -> None:
 
 
 def test_a_run_goes_on_where_it_was() -> None:
-    cells = {MASKED: Cell([row(9.0)]), STOCK: Cell([row(9.0)] * 2)}
+    before = "2025-12-24, commit unknown"
+    cells = {MASKED: Cell([row(9.0)], origins={before: 1}), STOCK: Cell([row(9.0)] * 2)}
     order, _ = turns({MASKED: [row(0.5), row(1.0)], STOCK: []}, cells)
     assert order == [MASKED, MASKED]
     assert cells[MASKED].rows == [row(9.0), row(1.0)]
+    assert cells[MASKED].origins == {before: 1, ORIGIN: 1}
 
 
 def test_what_is_given_up_is_stopped_and_the_others_go_on() -> None:
@@ -130,4 +132,4 @@ def test_an_evaluation_past_the_limit_is_a_figure_and_the_last() -> None:
     cells = {STOCK: Cell()}
     order, _ = turns({STOCK: [row(601.0)]}, cells)
     assert order == [STOCK, f"{STOCK} closed"]
-    assert cells[STOCK] == Cell([row(601.0)], "over 600 s")
+    assert cells[STOCK] == Cell([row(601.0)], "over 600 s", origins={ORIGIN: 1})

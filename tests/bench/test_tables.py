@@ -12,7 +12,7 @@ from bench.shaping_proxy import LOOPBACK
 from bench.tables import BEGIN, END, HEADER, seconds, section, write_section
 from bench.workload import BASE, DNCNN
 from protocols.errors import ConfigurationError
-from tests.bench.made_up_results import made_up, row
+from tests.bench.made_up_results import MACHINE, ORIGIN, cell, made_up, row
 
 
 def table_rows(text: str) -> dict[tuple[str, str], dict[str, str]]:
@@ -35,7 +35,7 @@ def test_the_table_of_a_run_that_never_was() -> None:
     assert ours["offline s"] == "3.00"
     assert ours["sent per server online MiB"] == "1.0"
     assert ours["offline MiB (dealt to B)"] == "2.0"
-    assert ours["runs"] == "3"
+    assert ours["runs"] == "3 †"
     stock = rows["`base` (shipped). Loopback", "512 stock CrypTen (TFP, gloo)"]
     assert stock["offline s"] == "inside online: 4.00"
     assert stock["offline MiB (dealt to B)"] == "inside online"
@@ -49,14 +49,14 @@ def test_what_was_given_up_is_marked() -> None:
     left_out = rows["DnCNN-17-64. Loopback", "512 stock CrypTen (TFP, gloo)"]
     assert left_out["online s"] == "-"
     assert left_out["runs"] == "not tried: over 600 s, going by 128x128"
-    assert rows["`base` (shipped). Loopback", "64 SPU CHEETAH (brpc)"]["runs"] == "1; over 600 s"
+    assert rows["`base` (shipped). Loopback", "64 SPU CHEETAH (brpc)"]["runs"] == "1 †; over 600 s"
 
 
 def test_evaluations_that_were_repeated_after_a_flag_are_counted() -> None:
     results = made_up()
     results.cells[Place(BASE, LOOPBACK, 512, MASKED)] = Cell([row(4.0, offline=6.0, flags=1), row(2.0, offline=3.0, flags=0)])
     rows = table_rows(section(results, {}))
-    assert rows["`base` (shipped). Loopback", "512 Darkroom, masked (TLS, dealer)"]["runs"] == "2; 1 of them repeated, flagged"
+    assert rows["`base` (shipped). Loopback", "512 Darkroom, masked (TLS, dealer)"]["runs"] == "2 †; 1 of them repeated, flagged"
 
 
 def test_every_row_has_all_columns() -> None:
@@ -67,7 +67,28 @@ def test_every_row_has_all_columns() -> None:
 
 def test_versions_and_machine_are_told() -> None:
     text = section(made_up(), {})
-    assert "2026-01-01, 2 cores (made up). torch 2. Medians of 3" in text
+    assert f"{ORIGIN}; 2 cores (made up). torch 2. Medians of 1 to 3 (†: of fewer than 5); errors" in text
+
+
+def test_the_number_of_runs_is_that_of_the_rows() -> None:
+    results = Results(about=MACHINE, cells={Place(BASE, LOOPBACK, 512, MASKED): cell(*[row(1.0, offline=1.0)] * 5)})
+    text = section(results, {})
+    assert "Medians of 5; errors" in text
+    assert table_rows(text)["`base` (shipped). Loopback", "512 Darkroom, masked (TLS, dealer)"]["runs"] == "5"
+    assert "†" not in text
+    assert "Nothing measured; 2 cores (made up). torch 2. No medians" in section(Results(about=MACHINE), {})
+
+
+def test_rows_of_several_days_are_told_apart() -> None:
+    later = "2026-01-05, commit ba9876543210 with local changes"
+    results = made_up()
+    mixed = results.cells[Place(BASE, LOOPBACK, 512, MASKED)]
+    mixed.add(row(2.0, offline=3.0), later)
+    text = section(results, {})
+    assert f"[1] {ORIGIN}, [2] {later}; 2 cores" in text
+    rows = table_rows(text)
+    assert rows["`base` (shipped). Loopback", "512 Darkroom, masked (TLS, dealer)"]["runs"] == "4 †; [1], [2]"
+    assert rows["`base` (shipped). Loopback", "512 stock CrypTen (TFP, gloo)"]["runs"] == "1 †; [1]"
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.01234, "0.012"), (1.236, "1.24"), (12.34, "12.3"), (123.4, "123")])

@@ -229,6 +229,18 @@ def test_pressure_reaches_both_levels_of_a_u(
     assert events[0]["pressure"] > 1  # every wire is far beyond the limit
 
 
+def test_images_that_climb_press_harder(
+    series: tuple[list[Series], list[Series]], tmp_path: Path, events: list[dict[str, Any]]
+) -> None:
+    pressed = replace(SETTINGS.pressure, batch=8, limit=0.25)
+    for climb in (0, 2):
+        run(series, tmp_path / str(climb), events, replace(SETTINGS, pressure=replace(pressed, climb=climb)))
+    steps = [entry["pressure"] for entry in events if entry["event"] == "step"]
+    plain, climbing = steps[:8], steps[8:]
+    assert len(plain) == len(climbing) == 8
+    assert climbing[0] > 1.05 * plain[0]  # the same weights and patterns
+
+
 def test_without_strength_there_is_no_pressure(
     series: tuple[list[Series], list[Series]], tmp_path: Path, events: list[dict[str, Any]]
 ) -> None:
