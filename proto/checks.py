@@ -171,7 +171,7 @@ def machine_state(folder: Path) -> list[CheckResult]:
     """Free memory here, and free disk where a folder is."""
     return [
         attempt("this machine: free memory", lambda: _memory("this machine", free_memory())),
-        attempt("this machine: free disk", lambda: _disk(f"{folder}", free_disk(folder))),
+        attempt("this machine: free disk", lambda: _disk(f"{folder}", _free_disk(folder))),
     ]
 
 
@@ -204,6 +204,13 @@ def _memory(name: str, free: int) -> Concern | None:
     if free >= LOW_MEMORY:
         return None
     return Concern(f"{name} has {free / 2**30:.1f} GiB of free memory", f"leave {LOW_MEMORY >> 30} GiB for a 512x512 image")
+
+
+def _free_disk(folder: Path) -> int:
+    try:
+        return free_disk(folder)
+    except OSError as error:
+        raise ConfigurationError(f"cannot look at {folder}: {error.strerror}") from error
 
 
 def _disk(name: str, free: int) -> Concern | None:

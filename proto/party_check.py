@@ -25,9 +25,10 @@ from proto.checks import (
     peer_state,
     serving,
 )
-from proto.party import Settings
+from proto.party import Settings, ready_file
 from proto.separation import is_simulation, require_separate_dealer
 from proto.transport import Identity, Peer, open_channel
+from proto.writable import require_writable, writing
 from protocols.errors import ConfigurationError
 
 PEERS: Final = {"dealer": "the dealer", "leader": "server A"}  # section of the file: whom a server calls
@@ -44,10 +45,15 @@ def check_party(settings: Settings, configured: Callable[[], object]) -> list[Ch
         attempt("folder: closed to others", partial(_closed, settings.path.absolute().parent)),
         attempt("own certificate and private key", partial(_own, settings), RENEW),
     ]
+    folder = ready_file(settings).parent
+    write = partial(require_writable, folder, "the folder of the ready file")
+    results.append(attempt("folder: can be written", write, _make_writable(folder)))
     results += _pinned(settings)
     results += machine_state(settings.resolve(settings.text("store", default=".")))
     if "store" in settings.values:
-        results.append(attempt("store: closed to others", partial(_closed, settings.resolve(settings.text("store")))))
+        store = settings.resolve(settings.text("store"))
+        results.append(attempt("store: closed to others", partial(_closed, store)))
+        results.append(attempt("store: can be written", partial(_store_writable, store), _make_writable(store)))
     if passed(results):
         for section, name in PEERS.items():
             if section in settings.values:
@@ -84,6 +90,18 @@ def _closed(folder: Path) -> Concern | None:
     if mode & _OTHERS:
         return Concern(f"{folder} has mode {mode:04o}: others than its owner can look in", f"chmod 700 {folder}")
     return None
+
+
+def _store_writable(store: Path) -> None:
+    require_writable(store, "the store")
+    with writing(store, "the store"):
+        below = sorted(path for path in store.iterdir() if path.is_dir()) if store.exists() else []
+    for folder in below:
+        require_writable(folder, "the store's folder")
+
+
+def _make_writable(folder: Path) -> str:
+    return f"make {folder} a folder that the user who runs this party can write, and check as that user"
 
 
 def _own(settings: Settings) -> Concern | None:

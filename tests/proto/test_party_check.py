@@ -1,5 +1,7 @@
 """A server's and the dealer's own check: files, modes, expiry and the dealer's place, without sockets."""
 
+import errno
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import pytest
 
 from darkroom.provision import VALIDITY, Site, provision
 from darkroom.settings_files import dealer_settings, server_settings
-from proto import checks, party_check
+from proto import checks, party_check, writable
 from proto.checks import CheckResult
 from proto.party import Settings
 from proto.party_check import check_party, exit_code, report
@@ -73,6 +75,50 @@ def test_files_are_named(site: Site) -> None:
     assert rows["folder: closed to others"].warning
     assert "chmod 700" in rows["folder: closed to others"].fix
     assert exit_code(rows.values()) == 4
+
+
+def test_a_store_that_cannot_be_written(site: Site) -> None:
+    store = site.folder("server-b") / "b.store"
+    assert checked(site)["store: can be written"].ok
+    assert not store.exists()
+    (store / "objects").mkdir(mode=0o700, parents=True)
+    assert checked(site)["store: can be written"].ok
+    assert [*store.iterdir(), *(store / "objects").iterdir()] == [store / "objects"]
+    (store / "objects").rmdir()
+    store.rmdir()
+    store.write_bytes(b"")
+    rows = checked(site)
+    assert failed(rows) == {"store: can be written"}
+    assert f"the store {store} cannot be written" in rows["store: can be written"].problem
+    assert str(store) in rows["store: can be written"].fix
+    assert exit_code(rows.values()) == 4
+
+
+def test_a_folder_of_the_store_that_another_user_made(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after one start by root."""
+    objects = site.folder("server-b") / "b.store" / "objects"
+    objects.mkdir(mode=0o700, parents=True)
+    opened = os.open
+
+    def refused(path: Path, *arguments: int) -> int:
+        if Path(path).parent == objects:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, *arguments)
+
+    monkeypatch.setattr(writable.os, "open", refused)
+    rows = checked(site)
+    assert failed(rows) == {"store: can be written"}
+    assert f"{objects} cannot be written: Permission denied" in rows["store: can be written"].problem
+
+
+def test_a_ready_file_that_cannot_be_written(site: Site) -> None:
+    site.folder("server-b").joinpath("run").write_bytes(b"")
+    path = server_settings(site, "server-b", "0.0.0.0:7602", dealer="203.0.113.9:7600", leader="203.0.113.1:7601")
+    path.write_text(path.read_text().replace("b.ready", "run/b.ready"))
+    settings = Settings.load(path)
+    rows = {row.name: row for row in check_party(settings, lambda: server_config(settings, Role.B))}
+    assert failed(rows) == {"folder: can be written"}
+    assert "run" in rows["folder: can be written"].fix
 
 
 def test_an_open_key_and_a_foreign_role(site: Site) -> None:
