@@ -8,10 +8,11 @@ import grpc
 import torch
 
 from proto import darkroom_pb2_grpc as rpc
+from proto.checks import exit_code
 from proto.exit_codes import exit_code_of
 from proto.logs import configure_logs
 from proto.party import Settings, serve
-from proto.party_check import check_party, exit_code, report
+from proto.party_check import check_party, report
 from proto.separation import require_separate_dealer
 from protocols.errors import DarkroomError
 from protocols.identifiers import Role

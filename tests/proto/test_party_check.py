@@ -10,9 +10,9 @@ import pytest
 from darkroom.provision import VALIDITY, Site, provision
 from darkroom.settings_files import dealer_settings, server_settings
 from proto import checks, party_check, writable
-from proto.checks import CheckResult
+from proto.checks import CheckResult, exit_code
 from proto.party import Settings
-from proto.party_check import check_party, exit_code, report
+from proto.party_check import check_party, report
 from proto.separation import SIMULATION
 from protocols.errors import PeerUnavailableError
 from protocols.identifiers import Role
@@ -43,13 +43,15 @@ def checked(site: Site, *, dealer: str = "203.0.113.9:7600", **more: str) -> dic
 
 
 def failed(rows: dict[str, CheckResult]) -> set[str]:
+    """Their names. What the check promises: each has its problem and its fix."""
+    assert [name for name, row in rows.items() if not row.ok and not (row.problem and row.fix)] == []
     return {name for name, row in rows.items() if not row.ok}
 
 
 def test_all_is_well_here_and_nobody_is_there(site: Site) -> None:
     rows = checked(site)
     assert failed(rows) == {"the dealer: is who it should be", "server A: is who it should be"}
-    assert all(rows[name].unreachable and rows[name].fix for name in failed(rows))
+    assert all(rows[name].unreachable for name in failed(rows))
     assert exit_code(rows.values()) == 5
     assert not [row for row in rows.values() if row.warning]
 
@@ -57,7 +59,9 @@ def test_all_is_well_here_and_nobody_is_there(site: Site) -> None:
 def test_a_dealer_on_this_machine_is_a_failure_and_in_the_simulation_a_warning(site: Site) -> None:
     name = "settings: dealer and servers apart"
     rows = checked(site, dealer="127.0.0.1:7600")
+    assert failed(rows) == {name}
     assert "on this machine" in rows[name].problem
+    assert "a machine of its own" in rows[name].fix
     assert exit_code(rows.values()) == 4
     rows = checked(site, dealer="127.0.0.1:7600", deployment=SIMULATION)
     assert rows[name].warning
