@@ -10,6 +10,7 @@ from client.files import replacing
 from client.keys import read_noise_key, read_signing_key
 from client.model_owner import list_models
 from proto.checks import (
+    GIVE,
     RENEW,
     CheckResult,
     Concern,
@@ -29,6 +30,7 @@ from protocols.identifiers import Role
 _PROBE: Final = ".doctor"
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _ACCEPT: Final = "take it again from the server's operator (`darkroom accept`)"
+_IDENTITY: Final = "name a file that `darkroom provision` or `darkroom up` wrote, such as hospital.toml (--config)"
 _KEY: Final = "put the file back from the hospital's backup; a new key does not open what was stored under the old one"
 
 
@@ -40,7 +42,7 @@ def check(config: HospitalConfig) -> list[CheckResult]:
     results = [attempt(f"server {role.value}: certificate", partial(_pinned, config, role), _ACCEPT) for role in Role]
     sections = config.identities()
     if not sections:
-        results.append(attempt("identity", config.require_any))
+        results.append(attempt("identity", config.require_any, _IDENTITY))
     for section, owner in sections:
         results += _files(section, owner)
     if config.client is not None:
@@ -100,7 +102,7 @@ def _servers(config: HospitalConfig, identity: Identity, owner: str, *, state: b
     with connect(config, identity) as connections:
         for connection in connections.values():
             name = f"{connection.name}: reachable as {owner}"
-            results.append(attempt(name, partial(serving, connection.channel, connection.place, SERVER)))
+            results.append(attempt(name, partial(serving, connection.channel, connection.place, SERVER), GIVE))
             if state and results[-1].ok:
                 results += peer_state(connection.channel, connection.name)
     return results

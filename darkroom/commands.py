@@ -27,14 +27,13 @@ from client.records import ObjectRecord
 from client.report import build_report
 from client.waiting import patiently
 from darkroom import __version__
-from darkroom.exit_codes import ExitCode
 from darkroom.file_denoising import denoise_file
 from darkroom.output import STDOUT, Stages, err, err_table, out, result_line, write_json
 from darkroom.plan_command import profile_table
 from darkroom.sample import write_sample
 from darkroom.simulation import Simulation, find_model, shipped_models, simulation
 from darkroom.store_options import StoreOptions
-from proto.checks import CheckResult, passed
+from proto.checks import exit_code, passed
 from protocols.errors import BadInputError, DarkroomError, NotFoundError
 from protocols.identifiers import Identifier
 from protocols.packing import PackingMode, gaussian_leakage_bits, region_leakage_bits
@@ -198,14 +197,8 @@ def run_doctor(config_file: Path, json_path: str | None) -> None:
         for result in results:
             print("\n".join(result.lines()))
     write_json({"ok": passed(results), "checks": [vars(result) for result in results]}, json_path)
-    failed = [result for result in results if not result.ok]
-    if failed:
-        raise SystemExit(_doctor_code(failed))
-
-
-def _doctor_code(failed: list[CheckResult]) -> ExitCode:
-    """5 where only servers are out of reach, else 4: something here must be put right."""
-    return ExitCode.PEER if all(result.unreachable for result in failed) else ExitCode.CONFIGURATION
+    if not passed(results):
+        raise SystemExit(exit_code(results))
 
 
 def run_model_push(config_file: Path, name: str, json_path: str | None) -> None:

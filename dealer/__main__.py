@@ -10,9 +10,11 @@ import torch
 
 from dealer.service import DealerService
 from proto import darkroom_pb2_grpc as rpc
+from proto.checks import exit_code
+from proto.exit_codes import exit_code_of
 from proto.logs import configure_logs
 from proto.party import Settings, serve
-from proto.party_check import check_party, exit_code, report
+from proto.party_check import check_party, report
 from proto.separation import require_separate_dealer
 from protocols.errors import DarkroomError
 
@@ -26,7 +28,7 @@ def add_dealer(server: grpc.Server, service: DealerService) -> DealerService:
 
 
 def main() -> None:
-    """Entry point."""
+    """Serve until stopped. Where it cannot start: a sentence on standard error, and its exit code (`proto.exit_codes`)."""
     parser = argparse.ArgumentParser(prog="dealer", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="TOML: listen, ready_file, [identity], [peers]")
     parser.add_argument("--exit-on-stdin-eof", action="store_true", help="stop when standard input ends")
@@ -45,7 +47,8 @@ def main() -> None:
         require_separate_dealer(settings)
         serve(settings, lambda server, callers: add_dealer(server, DealerService(callers)), threads=THREADS)
     except DarkroomError as error:
-        sys.exit(f"dealer: {error}")
+        print(f"dealer: {error}", file=sys.stderr)
+        sys.exit(exit_code_of(error))
 
 
 if __name__ == "__main__":

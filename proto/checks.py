@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from proto.addresses import listed
 from proto.description import DESCRIBE_SECONDS, Description, describe, free_disk, free_memory
+from proto.exit_codes import ExitCode
 from proto.fingerprints import readable
 from proto.readiness import ALIVE
 from proto.shown_certificate import shown_certificate
@@ -29,6 +30,10 @@ CLOCK_WARNING: Final = 60.0  # seconds; a grant is valid from a minute before it
 CLOCK_FAILURE: Final = 300.0  # seconds; new certificates are valid from five minutes before they were made
 LOW_MEMORY: Final = 2 << 30  # bytes; a party's processes take up to 1.7 GiB for a 512x512 image (docs/benchmarks.md)
 LOW_DISK: Final = 1 << 30  # bytes; 500 images of 512x512 at a server
+GIVE: Final = "give the party's operator this identity's certificate (`darkroom fingerprints` names the file)"
+_SAME_VERSION: Final = "install the same version everywhere"
+_MORE_MEMORY: Final = f"leave {LOW_MEMORY >> 30} GiB for a 512x512 image"
+_MORE_DISK: Final = "delete objects that are done with, or enlarge the disk"
 RENEW: Final = "make a new one (`darkroom provision --renew`), and give it to its peers (`darkroom accept --replace`)"
 
 
@@ -41,7 +46,8 @@ class CheckResult:
     problem: str = ""
     fix: str = ""
     warning: bool = False  # passed, with a problem
-    unreachable: bool = False  # failed at a peer: nothing here need be wrong
+    unreachable: bool = False  # failed because a peer is out of reach: nothing here need be wrong
+    denied: bool = False  # failed because a peer refused this identity
 
     def lines(self) -> list[str]:
         """For a terminal."""
@@ -57,13 +63,22 @@ class Concern:
     fix: str
 
 
-def attempt(name: str, step: Callable[[], object], fix: str = "") -> CheckResult:
-    """Run one check. step: raises DarkroomError where it fails, returns a Concern where it warns. fix: what to do then."""
+def attempt(name: str, step: Callable[[], object], fix: str) -> CheckResult:
+    """Run one check. step: raises DarkroomError where it fails, returns a Concern where it warns.
+
+    fix: what to do where it fails, unless the kind of error says more.
+    """
     try:
         found = step()
     except DarkroomError as error:
-        unreachable = isinstance(error, PeerUnavailableError | AccessDenied)
-        return CheckResult(name, ok=False, problem=str(error), fix=_fix(error) or fix, unreachable=unreachable)
+        return CheckResult(
+            name,
+            ok=False,
+            problem=str(error),
+            fix=_fix(error) or fix,
+            unreachable=isinstance(error, PeerUnavailableError),
+            denied=isinstance(error, AccessDenied),
+        )
     if isinstance(found, Concern):
         return CheckResult(name, ok=True, problem=found.problem, fix=found.fix, warning=True)
     return CheckResult(name, ok=True)
@@ -76,7 +91,7 @@ def _fix(error: DarkroomError) -> str:
             " identity's certificate"
         )
     if isinstance(error, AccessDenied):
-        return "give the party's operator this identity's certificate (`darkroom fingerprints` names the file)"
+        return GIVE
     return ""
 
 
@@ -158,20 +173,24 @@ def peer_state(channel: grpc.Channel, name: str) -> list[CheckResult]:
         return [asked]
     (state,) = found
     rows = [
-        attempt(f"{name}: version", partial(_version, name, state)),
+        attempt(f"{name}: version", partial(_version, name, state), _SAME_VERSION),
         attempt(f"{name}: clock", partial(_clock, name, state), "set the clock there and here (NTP)"),
-        attempt(f"{name}: free memory", partial(_memory, name, state.free_memory_bytes)),
+        attempt(f"{name}: free memory", partial(_memory, name, state.free_memory_bytes), _MORE_MEMORY),
     ]
     if state.free_disk_bytes is not None:
-        rows.append(attempt(f"{name}: free disk", partial(_disk, name, state.free_disk_bytes)))
+        rows.append(attempt(f"{name}: free disk", partial(_disk, name, state.free_disk_bytes), _MORE_DISK))
     return rows
 
 
 def machine_state(folder: Path) -> list[CheckResult]:
     """Free memory here, and free disk where a folder is."""
     return [
-        attempt("this machine: free memory", lambda: _memory("this machine", free_memory())),
-        attempt("this machine: free disk", lambda: _disk(f"{folder}", free_disk(folder))),
+        attempt("this machine: free memory", lambda: _memory("this machine", free_memory()), _MORE_MEMORY),
+        attempt(
+            "this machine: free disk",
+            lambda: _disk(f"{folder}", _free_disk(folder)),
+            f"let the user who runs this look into {folder}, and check as that user",
+        ),
     ]
 
 
@@ -180,12 +199,27 @@ def passed(results: Iterable[CheckResult]) -> bool:
     return all(result.ok for result in results)
 
 
+def exit_code(results: Iterable[CheckResult]) -> ExitCode:
+    """0 where every check passed; 6 where peers refused this identity, and nothing else; 5 where peers alone are the matter.
+
+    Else 4: something here must be put right.
+    """
+    failed = [result for result in results if not result.ok]
+    if not failed:
+        return ExitCode.OK
+    if all(result.denied for result in failed):
+        return ExitCode.ACCESS
+    if all(result.denied or result.unreachable for result in failed):
+        return ExitCode.PEER
+    return ExitCode.CONFIGURATION
+
+
 def _version(name: str, state: Description) -> Concern | None:
     theirs, ours = f"{state.version} (wire {state.wire_version})", f"{VERSION} (wire {WIRE_VERSION})"
     if state.wire_version != WIRE_VERSION:
-        raise ConfigurationError(f"{name} runs Darkroom {theirs}, this is {ours}: install the same version everywhere")
+        raise ConfigurationError(f"{name} runs Darkroom {theirs}, this is {ours}")
     if state.version != VERSION:
-        return Concern(f"{name} runs Darkroom {theirs}, this is {ours}", "install the same version everywhere")
+        return Concern(f"{name} runs Darkroom {theirs}, this is {ours}", _SAME_VERSION)
     return None
 
 
@@ -203,10 +237,17 @@ def _clock(name: str, state: Description) -> Concern | None:
 def _memory(name: str, free: int) -> Concern | None:
     if free >= LOW_MEMORY:
         return None
-    return Concern(f"{name} has {free / 2**30:.1f} GiB of free memory", f"leave {LOW_MEMORY >> 30} GiB for a 512x512 image")
+    return Concern(f"{name} has {free / 2**30:.1f} GiB of free memory", _MORE_MEMORY)
+
+
+def _free_disk(folder: Path) -> int:
+    try:
+        return free_disk(folder)
+    except OSError as error:
+        raise ConfigurationError(f"cannot look at {folder}: {error.strerror}") from error
 
 
 def _disk(name: str, free: int) -> Concern | None:
     if free >= LOW_DISK:
         return None
-    return Concern(f"{name} has {free / 2**30:.2f} GiB of free disk", "delete objects that are done with, or enlarge the disk")
+    return Concern(f"{name} has {free / 2**30:.2f} GiB of free disk", _MORE_DISK)

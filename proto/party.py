@@ -25,6 +25,7 @@ from proto.description import PartyService
 from proto.metrics import MetricsAddress, metrics_address, metrics_endpoint
 from proto.readiness import Hosted, Readiness
 from proto.transport import SILENCE_SECONDS, Callers, Identity, Peer, checked_silence, listener_credentials, listener_options
+from proto.writable import writing
 from protocols.errors import ConfigurationError
 
 DRAIN_SECONDS: Final = 60.0  # calls under way at shutdown get this long: a 512x512 image, many times over
@@ -163,7 +164,7 @@ def serve(settings: Settings, add_services: Callable[[grpc.Server, Callers], Hos
 
     Draining: not ready any more, nothing new is begun, what is under way has `drain_seconds` to end; a second signal ends it.
     Writes the ready file (advertised address, else the one bound, process id, and where metrics are) once calls are answered,
-    and removes it at the end.
+    and removes it at the end. Raises ConfigurationError: it cannot start.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash must not write keys and shares to a disk
     drain_seconds = settings.number("drain_seconds", default=DRAIN_SECONDS, low=0.0, high=MAX_DRAIN_SECONDS)
@@ -182,19 +183,25 @@ def serve(settings: Settings, add_services: Callable[[grpc.Server, Callers], Hos
         port = server.add_secure_port(listen, credentials)
     except RuntimeError as error:
         raise ConfigurationError(f"cannot listen on {listen}: is the address ours, and the port free?") from error
+    ready = ready_file(settings)
+    with writing(ready, "the ready file"):
+        ready.unlink(missing_ok=True)  # of a run that was killed: until we answer, nobody does
     with metrics_endpoint(metrics, hosted.metrics.registry) as shown:
         server.start()
         signals = StopSignals()
         signals.install()
         address = f"{listen.rsplit(':', 1)[0]}:{port}"
-        ready = settings.resolve(settings.text("ready_file", default="ready.json"))
-        _write_ready(ready, settings.text("advertised", default=address), shown)
+        try:
+            _write_ready(ready, settings.text("advertised", default=address), shown)
+        except ConfigurationError:
+            server.stop(0).wait()
+            raise
         health.watch()
         log.info("serving", address=address, metrics=shown)
         if "--exit-on-stdin-eof" in sys.argv:
             threading.Thread(target=_watch_stdin, args=(signals,), daemon=True).start()
         signals.wait()
-        ready.unlink(missing_ok=True)
+        _remove_ready(ready)
         health.drain()
         hosted.drain()
         log.info("draining", seconds=drain_seconds)
@@ -213,11 +220,25 @@ def _wait_idle(hosted: Hosted, signals: StopSignals, seconds: float) -> bool:
     return True
 
 
+def ready_file(settings: Settings) -> Path:
+    """Where a party says that it serves. Raises ConfigurationError."""
+    return settings.resolve(settings.text("ready_file", default="ready.json"))
+
+
 def _write_ready(path: Path, address: str, metrics: str | None) -> None:
     temporary = path.with_suffix(".tmp")
     stated = {"address": address, "pid": os.getpid()} | ({"metrics": metrics} if metrics else {})
-    temporary.write_text(json.dumps(stated))
-    temporary.replace(path)
+    with writing(path, "the ready file"):
+        temporary.write_text(json.dumps(stated))
+        temporary.replace(path)
+
+
+def _remove_ready(path: Path) -> None:
+    """At the end. What is under way ends well even where the disk fails by then."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("ready file stays", reason=error.strerror)
 
 
 def _watch_stdin(signals: StopSignals) -> None:

@@ -5,7 +5,7 @@ Run by an operator on its own machine before the start, and whenever something i
 
 import json
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from proto.checks import (
+    GIVE,
     RENEW,
     CheckResult,
     Concern,
@@ -25,42 +26,41 @@ from proto.checks import (
     peer_state,
     serving,
 )
-from proto.party import Settings
+from proto.party import Settings, ready_file
 from proto.separation import is_simulation, require_separate_dealer
 from proto.transport import Identity, Peer, open_channel
+from proto.writable import require_writable, writing
 from protocols.errors import ConfigurationError
 
 PEERS: Final = {"dealer": "the dealer", "leader": "server A"}  # section of the file: whom a server calls
 ACCEPT: Final = "take it again from its owner (`darkroom accept`)"
-CONFIGURATION, UNREACHABLE = 4, 5  # exit codes, as those of the command line
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
 def check_party(settings: Settings, configured: Callable[[], object]) -> list[CheckResult]:
     """All checks of one party. configured: reads the rest of its settings; raises DarkroomError where they are at fault."""
+    home = settings.path.absolute().parent
+    apart = f"give the dealer a machine of its own, and correct its address in {settings.path} (`darkroom provision --dealer`)"
     results = [
         attempt("settings", configured, f"correct {settings.path}, or have `darkroom provision` write it again"),
-        attempt("settings: dealer and servers apart", partial(_apart, settings)),
-        attempt("folder: closed to others", partial(_closed, settings.path.absolute().parent)),
+        attempt("settings: dealer and servers apart", partial(_apart, settings), apart),
+        attempt("folder: closed to others", partial(_closed, home), _close(home)),
         attempt("own certificate and private key", partial(_own, settings), RENEW),
     ]
+    folder = ready_file(settings).parent
+    write = partial(require_writable, folder, "the folder of the ready file")
+    results.append(attempt("folder: can be written", write, _make_writable(folder)))
     results += _pinned(settings)
     results += machine_state(settings.resolve(settings.text("store", default=".")))
     if "store" in settings.values:
-        results.append(attempt("store: closed to others", partial(_closed, settings.resolve(settings.text("store")))))
+        store = settings.resolve(settings.text("store"))
+        results.append(attempt("store: closed to others", partial(_closed, store), _close(store)))
+        results.append(attempt("store: can be written", partial(_store_writable, store), _make_writable(store)))
     if passed(results):
         for section, name in PEERS.items():
             if section in settings.values:
                 results += _peer(settings, settings.peer(name, section))
     return results
-
-
-def exit_code(results: Iterable[CheckResult]) -> int:
-    """0 where every check passed, 5 where only peers are out of reach, else 4."""
-    failed = [result for result in results if not result.ok]
-    if not failed:
-        return 0
-    return UNREACHABLE if all(result.unreachable for result in failed) else CONFIGURATION
 
 
 def report(results: list[CheckResult], *, as_json: bool) -> str:
@@ -82,8 +82,24 @@ def _closed(folder: Path) -> Concern | None:
         return None
     mode = stat.S_IMODE(folder.stat().st_mode)
     if mode & _OTHERS:
-        return Concern(f"{folder} has mode {mode:04o}: others than its owner can look in", f"chmod 700 {folder}")
+        return Concern(f"{folder} has mode {mode:04o}: others than its owner can look in", _close(folder))
     return None
+
+
+def _close(folder: Path) -> str:
+    return f"chmod 700 {folder}"
+
+
+def _store_writable(store: Path) -> None:
+    require_writable(store, "the store")
+    with writing(store, "the store"):
+        below = sorted(path for path in store.iterdir() if path.is_dir()) if store.exists() else []
+    for folder in below:
+        require_writable(folder, "the store's folder")
+
+
+def _make_writable(folder: Path) -> str:
+    return f"make {folder} a folder that the user who runs this party can write, and check as that user"
 
 
 def _own(settings: Settings) -> Concern | None:
@@ -121,5 +137,5 @@ def _peer(settings: Settings, peer: Peer) -> list[CheckResult]:
     if not shown.ok:
         return [shown]
     with open_channel(settings.identity(), peer) as channel:
-        reached = attempt(f"{peer.name}: knows us", partial(serving, channel, peer.name))
+        reached = attempt(f"{peer.name}: knows us", partial(serving, channel, peer.name), GIVE)
         return [shown, reached, *(peer_state(channel, peer.name) if reached.ok else [])]

@@ -8,9 +8,11 @@ import grpc
 import torch
 
 from proto import darkroom_pb2_grpc as rpc
+from proto.checks import exit_code
+from proto.exit_codes import exit_code_of
 from proto.logs import configure_logs
 from proto.party import Settings, serve
-from proto.party_check import check_party, exit_code, report
+from proto.party_check import check_party, report
 from proto.separation import require_separate_dealer
 from protocols.errors import DarkroomError
 from protocols.identifiers import Role
@@ -22,7 +24,7 @@ from server.worker_pool import WorkerPool
 
 
 def run_server(role: Role) -> None:
-    """Serve until stopped. Exits with a sentence where the configuration is at fault."""
+    """Serve until stopped. Where it cannot start: a sentence on standard error, and its exit code (`proto.exit_codes`)."""
     name = f"server_{role.value.lower()}"
     parser = argparse.ArgumentParser(prog=f"python -m {name}", description=f"Darkroom server {role.value}.")
     parser.add_argument(
@@ -53,7 +55,8 @@ def run_server(role: Role) -> None:
         finally:
             workers.close()
     except DarkroomError as error:
-        sys.exit(f"{name}: {error}")
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(exit_code_of(error))
 
 
 def add_server(server: grpc.Server, service: ServerService) -> ServerService:

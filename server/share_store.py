@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from proto.writable import require_writable, writing
 from protocols.errors import BadInputError, NotFoundError, PeerUnavailableError, RemoteProtocolError
 from protocols.unpicklable import Unpicklable
 
@@ -37,11 +38,15 @@ class ShareStore:
     """
 
     def __init__(self, folder: Path) -> None:
+        """Make the folder where it is not there. Raises ConfigurationError: it cannot be read or written."""
         self._folder = folder
         self._placing = threading.Lock()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for leftover in folder.glob(".*.part"):
-            leftover.unlink()  # a write that a crash cut off
+        with writing(folder, "the store"):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for name in os.listdir(folder):  # glob would pass over a folder that cannot be read
+                if name.startswith(".") and name.endswith(".part"):  # a write that a crash cut off
+                    (folder / name).unlink(missing_ok=True)
+        require_writable(folder, "the store", content=b"")  # a full disk passes: objects can be deleted then
 
     def _path(self, name: str) -> Path:
         if not MODEL_NAME.fullmatch(name):

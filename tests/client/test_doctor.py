@@ -8,6 +8,7 @@ from client import doctor
 from client.config import load_config
 from proto import checks, description
 from proto import darkroom_pb2 as pb
+from proto.checks import exit_code
 from proto.fingerprints import readable
 from proto.transport import fingerprint
 from proto.version import VERSION, WIRE_VERSION
@@ -87,7 +88,10 @@ def models(servers):
 
 
 def failed(hospital):
-    return {result.name: result for result in doctor.check(hospital) if not result.ok}
+    """By name. What the doctor promises: each has its problem and its fix."""
+    found = {result.name: result for result in doctor.check(hospital) if not result.ok}
+    assert [result for result in found.values() if not (result.problem and result.fix)] == []
+    return found
 
 
 def test_all_is_well(hospital, models, health):
@@ -117,6 +121,17 @@ def test_servers_that_are_down_or_not_serving(hospital, models, health, refused)
     assert "is not ready" in problems["server B: reachable as edge"].problem
 
 
+def test_a_server_that_refuses_this_identity(hospital, models, health, refused):
+    for role in Role:
+        health[role] = refused(grpc.StatusCode.PERMISSION_DENIED, "edge is not known here")
+    problems = failed(hospital)
+    assert len(problems) == 6
+    assert all(problem.denied and not problem.unreachable for problem in problems.values())
+    assert exit_code(problems.values()) == 6
+    health[Role.A] = refused(grpc.StatusCode.UNAVAILABLE, "ssl: CERTIFICATE_VERIFY_FAILED")
+    assert exit_code(failed(hospital).values()) == 4
+
+
 def test_models_that_are_missing_or_at_one_server_only(hospital, models, health):
     models[Role.B].ListModels = lambda _request, timeout: pb.ListModelsReply()
     assert "one server alone holds base" in failed(hospital)["models"].problem
@@ -127,7 +142,9 @@ def test_models_that_are_missing_or_at_one_server_only(hospital, models, health)
 def test_a_file_without_identity(tmp_path, hospital, models, health):
     text = hospital.path.read_text()
     hospital.path.write_text(text[: text.index("[client]")])
-    assert "holds no identity" in failed(load_config(hospital.path))["identity"].problem
+    problem = failed(load_config(hospital.path))["identity"]
+    assert "holds no identity" in problem.problem
+    assert "hospital.toml" in problem.fix
 
 
 def warned(hospital):
@@ -192,7 +209,7 @@ def test_versions(hospital, models, health, described):
     described[Role.A]["version"] = "0.0.1"
     described[Role.B]["wire_version"] = WIRE_VERSION + 1
     assert "0.0.1" in warned(hospital)["server A: version"].problem
-    assert "same version everywhere" in failed(hospital)["server B: version"].problem
+    assert "same version everywhere" in failed(hospital)["server B: version"].fix
 
 
 def test_scarce_memory_and_disk_are_warnings(hospital, models, health, described, monkeypatch):

@@ -10,8 +10,10 @@ import torch
 from client.config import load_config
 from client.images import read_image
 from client.model_file import load_model
+from darkroom import commands
 from darkroom.provision import Site, provision
 from darkroom.settings_files import Addresses, hospital_settings
+from proto.checks import CheckResult
 from proto.party import Settings
 from protocols import wire_ranges
 from protocols.identifiers import Role
@@ -242,6 +244,17 @@ def test_doctor_tells_what_fails(darkroom: Darkroom, site: Site) -> None:
     report = json.loads(done.stdout)
     assert report["ok"] is False
     assert all(check["fix"] for check in report["checks"] if not check["ok"])
+
+
+@pytest.mark.parametrize(("kinds", "code"), [(["denied"], 6), (["unreachable"], 5), (["denied", "unreachable"], 5), ([], 4)])
+def test_doctor_ends_with_the_code_of_what_failed(
+    darkroom: Darkroom, site: Site, monkeypatch: pytest.MonkeyPatch, kinds: list[str], code: int
+) -> None:
+    rows = [CheckResult("one", ok=True)]
+    rows += [CheckResult("two", ok=False, problem="why", fix="how", **{kind: True}) for kind in kinds]
+    rows += [] if kinds else [CheckResult("three", ok=False, problem="why", fix="how")]
+    monkeypatch.setattr(commands, "check", lambda _config: rows)
+    assert darkroom("doctor", "--config", site.root / "hospital.toml").returncode == code
 
 
 def test_doctor_finds_an_open_key(darkroom: Darkroom, tmp_path: Path) -> None:

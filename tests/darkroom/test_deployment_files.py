@@ -13,11 +13,13 @@ import typer
 import yaml
 
 from darkroom.cli import app
+from proto.party import DRAIN_SECONDS, LAST_WORDS_SECONDS
 
 REPOSITORY = Path(__file__).parents[2]
 DEPLOY = REPOSITORY / "deploy"
 GUIDE = REPOSITORY / "docs" / "deployment.md"
 ROLES = {"server-a": ("server_a", "server.toml"), "server-b": ("server_b", "server.toml"), "dealer": ("dealer", "dealer.toml")}
+STOPPING_SECONDS = DRAIN_SECONDS + LAST_WORDS_SECONDS  # what a party takes at most, by itself
 PLACES = {"server-a": "operator-a", "server-b": "operator-b", "dealer": "dealer"}
 HARDENED = {
     "NoNewPrivileges": "true",
@@ -45,6 +47,7 @@ def test_units_are_hardened_and_know_one_role_only(role: str) -> None:
     assert service["ExecStart"].endswith(f"python -P -m {module} --config /var/lib/darkroom/{role}/{config}")
     assert service["ReadWritePaths"] == f"/var/lib/darkroom/{role}"
     assert not [other for other in ROLES if other != role and f"darkroom/{other}" in text]
+    assert float(service["TimeoutStopSec"]) > STOPPING_SECONDS  # else an evaluation under way is killed
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -75,6 +78,7 @@ def test_compose_files_are_closed_and_know_one_role_only(role: str) -> None:
     assert service["ulimits"] == {"core": 0}
     assert service["mem_limit"] == service["memswap_limit"]
     assert service["network_mode"] == "host"
+    assert float(service["stop_grace_period"].removesuffix("s")) > STOPPING_SECONDS
     assert (
         path.parent / service["build"]["context"] / service["build"]["dockerfile"]
     ).resolve() == DEPLOY / "compose" / "Dockerfile"

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from darkroom.exit_codes import TABLE, ExitCode, exit_code_of
+from proto.exit_codes import TABLE, ExitCode, exit_code_of
 from protocols import errors
 from protocols.errors import DarkroomError
 

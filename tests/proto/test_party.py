@@ -4,9 +4,10 @@ import signal
 import threading
 
 import pytest
+from structlog.testing import capture_logs
 
 from proto.metrics import MetricsAddress
-from proto.party import Settings, StopSignals
+from proto.party import Settings, StopSignals, _remove_ready
 from protocols.errors import ConfigurationError
 
 FILE = """
@@ -79,6 +80,14 @@ def test_a_signal_that_another_thread_gets_stops_too():
     finally:
         for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
             signal.signal(number, handler)
+
+
+def test_a_ready_file_that_stays_does_not_hinder_the_end(tmp_path):
+    with capture_logs() as lines:
+        _remove_ready(tmp_path / "none")
+        _remove_ready(tmp_path)  # a folder is not unlinked
+    assert [line["event"] for line in lines] == ["ready file stays"]
+    assert lines[0]["reason"]
 
 
 def test_one_signal_stops_and_the_second_stops_at_once():

@@ -1,5 +1,7 @@
 """A server's and the dealer's own check: files, modes, expiry and the dealer's place, without sockets."""
 
+import errno
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -7,10 +9,10 @@ import pytest
 
 from darkroom.provision import VALIDITY, Site, provision
 from darkroom.settings_files import dealer_settings, server_settings
-from proto import checks, party_check
-from proto.checks import CheckResult
+from proto import checks, party_check, writable
+from proto.checks import CheckResult, exit_code
 from proto.party import Settings
-from proto.party_check import check_party, exit_code, report
+from proto.party_check import check_party, report
 from proto.separation import SIMULATION
 from protocols.errors import PeerUnavailableError
 from protocols.identifiers import Role
@@ -41,13 +43,15 @@ def checked(site: Site, *, dealer: str = "203.0.113.9:7600", **more: str) -> dic
 
 
 def failed(rows: dict[str, CheckResult]) -> set[str]:
+    """Their names. What the check promises: each has its problem and its fix."""
+    assert [name for name, row in rows.items() if not row.ok and not (row.problem and row.fix)] == []
     return {name for name, row in rows.items() if not row.ok}
 
 
 def test_all_is_well_here_and_nobody_is_there(site: Site) -> None:
     rows = checked(site)
     assert failed(rows) == {"the dealer: is who it should be", "server A: is who it should be"}
-    assert all(rows[name].unreachable and rows[name].fix for name in failed(rows))
+    assert all(rows[name].unreachable for name in failed(rows))
     assert exit_code(rows.values()) == 5
     assert not [row for row in rows.values() if row.warning]
 
@@ -55,7 +59,9 @@ def test_all_is_well_here_and_nobody_is_there(site: Site) -> None:
 def test_a_dealer_on_this_machine_is_a_failure_and_in_the_simulation_a_warning(site: Site) -> None:
     name = "settings: dealer and servers apart"
     rows = checked(site, dealer="127.0.0.1:7600")
+    assert failed(rows) == {name}
     assert "on this machine" in rows[name].problem
+    assert "a machine of its own" in rows[name].fix
     assert exit_code(rows.values()) == 4
     rows = checked(site, dealer="127.0.0.1:7600", deployment=SIMULATION)
     assert rows[name].warning
@@ -73,6 +79,50 @@ def test_files_are_named(site: Site) -> None:
     assert rows["folder: closed to others"].warning
     assert "chmod 700" in rows["folder: closed to others"].fix
     assert exit_code(rows.values()) == 4
+
+
+def test_a_store_that_cannot_be_written(site: Site) -> None:
+    store = site.folder("server-b") / "b.store"
+    assert checked(site)["store: can be written"].ok
+    assert not store.exists()
+    (store / "objects").mkdir(mode=0o700, parents=True)
+    assert checked(site)["store: can be written"].ok
+    assert [*store.iterdir(), *(store / "objects").iterdir()] == [store / "objects"]
+    (store / "objects").rmdir()
+    store.rmdir()
+    store.write_bytes(b"")
+    rows = checked(site)
+    assert failed(rows) == {"store: can be written"}
+    assert f"the store {store} cannot be written" in rows["store: can be written"].problem
+    assert str(store) in rows["store: can be written"].fix
+    assert exit_code(rows.values()) == 4
+
+
+def test_a_folder_of_the_store_that_another_user_made(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after one start by root."""
+    objects = site.folder("server-b") / "b.store" / "objects"
+    objects.mkdir(mode=0o700, parents=True)
+    opened = os.open
+
+    def refused(path: Path, *arguments: int) -> int:
+        if Path(path).parent == objects:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, *arguments)
+
+    monkeypatch.setattr(writable.os, "open", refused)
+    rows = checked(site)
+    assert failed(rows) == {"store: can be written"}
+    assert f"{objects} cannot be written: Permission denied" in rows["store: can be written"].problem
+
+
+def test_a_ready_file_that_cannot_be_written(site: Site) -> None:
+    site.folder("server-b").joinpath("run").write_bytes(b"")
+    path = server_settings(site, "server-b", "0.0.0.0:7602", dealer="203.0.113.9:7600", leader="203.0.113.1:7601")
+    path.write_text(path.read_text().replace("b.ready", "run/b.ready"))
+    settings = Settings.load(path)
+    rows = {row.name: row for row in check_party(settings, lambda: server_config(settings, Role.B))}
+    assert failed(rows) == {"folder: can be written"}
+    assert "run" in rows["folder: can be written"].fix
 
 
 def test_an_open_key_and_a_foreign_role(site: Site) -> None:

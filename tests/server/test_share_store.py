@@ -1,5 +1,6 @@
 """Shares at rest: written whole or not at all, under checked names, each name once unless it is replaced."""
 
+import errno
 import os
 import stat
 import threading
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocols.errors import BadInputError, NotFoundError, PeerUnavailableError, RemoteProtocolError
+from protocols.errors import BadInputError, ConfigurationError, NotFoundError, PeerUnavailableError, RemoteProtocolError
 from server.share_store import MODEL_NAME, ShareStore
 
 NAME = "a" * 32
@@ -101,6 +102,24 @@ def test_what_a_crash_left_is_swept(folder):
     store = ShareStore(folder)
     assert store.names() == []
     assert list(folder.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_or_written_says_what_to_do(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ConfigurationError, match=r"the store \S+file cannot be written: .* move it away"):
+        ShareStore(tmp_path / "file")
+    with pytest.raises(ConfigurationError, match=r"the store \S+file/objects cannot be written: .* move it away"):
+        ShareStore(tmp_path / "file" / "objects")
+    ShareStore(tmp_path / "store")
+
+    def refused(*_arguments):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    for name in ("listdir", "open"):  # of another owner: it cannot be looked into, or not written
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, refused)
+            with pytest.raises(ConfigurationError, match=r"cannot be written: Permission denied.* chown"):
+                ShareStore(tmp_path / "store")
 
 
 def test_a_taken_name_is_refused_and_keeps_its_share(store):
