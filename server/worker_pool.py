@@ -49,8 +49,10 @@ class _NurseryEndedError(PeerUnavailableError):
 class WorkerProcess:
     """A running worker, known by its pidfd, and our end of its pipe. Safe for several threads."""
 
-    def __init__(self, pipe: Pipe, pidfd: int) -> None:
+    def __init__(self, pipe: Pipe, pidfd: int, nursery_peak_rss_bytes: int) -> None:
+        """nursery_peak_rss_bytes: the most that the nursery had held when it forked this worker; all that it does is fork."""
         self.pipe = pipe
+        self.nursery_peak_rss_bytes = nursery_peak_rss_bytes
         self._pidfd = pidfd
         weakref.finalize(self, os.close, pidfd)  # not sooner: another thread may be about to use it
 
@@ -122,11 +124,12 @@ class _Nursery:
         with theirs, ExitStack() as failing:
             failing.enter_context(ours)  # a worker that nobody knows of sees its pipe's end, and ends
             pipe = Pipe(ours)
-            worker = WorkerProcess(pipe, self._pidfd_of_worker_on(theirs))
+            worker = WorkerProcess(pipe, *self._forked_on(theirs))
             failing.pop_all()
         return worker
 
-    def _pidfd_of_worker_on(self, theirs: socket.socket) -> int:
+    def _forked_on(self, theirs: socket.socket) -> tuple[int, int]:
+        """A worker's pidfd, and the nursery's peak memory in bytes."""
         with self._asking:
             if self._ended:
                 raise _NurseryEndedError("the process that starts workers has ended")
@@ -150,7 +153,7 @@ class _Nursery:
             raise _wanting(NO_WORKER, number)
         if not descriptors:  # it came, and found no room here
             raise _wanting(NO_WORKER, errno.EMFILE)
-        return descriptors[0]
+        return descriptors[0], number
 
     def close(self) -> None:
         """End it and its workers, whatever it does; who waits for a fork is told that it has ended."""

@@ -69,6 +69,14 @@ def test_each_evaluation_has_a_process_of_its_own_that_the_nursery_forked(pool):
         worker.stop()
 
 
+def test_a_worker_comes_with_what_its_nursery_has_held(pool):
+    """The kernel counts in batches."""
+    worker = pool.take()
+    held = psutil.Process(nursery_of(pool)).memory_info().rss
+    assert 0.95 * held < worker.nursery_peak_rss_bytes < 4 * held
+    worker.stop()
+
+
 def test_stopping_ends_the_process_whatever_it_does_and_leaves_nothing_of_it(pool):
     worker = pool.take()
     number = pid(worker)
