@@ -7,22 +7,24 @@ value depends on it. One thread, without gRPC: nothing but the forking thread is
 It ends when its server closes the control socket or ends, in whatever way; its workers end with it.
 """
 
+import errno
 import os
 import signal
 import socket
 import sys
-from typing import Any, Final
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
 
 import torch
 
+from proto.peak_memory import peak_memory_bytes
 from server import crypten_runtime, worker
-
-FORKED: Final = b"f"  # with a pidfd of the worker
-FAILED: Final = b"-"  # the system gave no process
+from server.nursery_answer import ANSWER, FAILED, FORKED
 
 
 def nurse(control: socket.socket) -> None:
-    """For each descriptor that arrives, fork a worker on it and answer with a pidfd of it; return when the server has gone."""
+    """Answer each request, which should bring a descriptor, with a worker on it; return when the server has gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, _reap)
     while True:
@@ -30,27 +32,49 @@ def nurse(control: socket.socket) -> None:
             request, descriptors, _, _ = socket.recv_fds(control, 1, 1)
             if not request:
                 return
-            _answer(control, descriptors[0])
+            _answer(control, descriptors)
         except (BrokenPipeError, ConnectionResetError):
             return
 
 
-def _answer(control: socket.socket, descriptor: int) -> None:
+def _answer(control: socket.socket, descriptors: Sequence[int]) -> None:
+    """With a worker's pidfd; or, where the system does not give what that takes, with why, and no worker is left of it."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])  # a worker is not reaped before its pidfd is open
+    try:
+        with ExitStack() as failing:
+            pid = _fork(control, descriptors)
+            failing.callback(os.kill, pid, signal.SIGKILL)  # without a pidfd nobody could end it
+            _send_pidfd(control, pid)
+            failing.pop_all()
+    except (BrokenPipeError, ConnectionResetError):
+        raise  # the server has gone
+    except OSError as error:
+        control.send(ANSWER.pack(FAILED, error.errno or 0))
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+
+
+def _fork(control: socket.socket, descriptors: Sequence[int]) -> int:
+    """The process id of a worker on the descriptor, which stays open in the worker alone. Raises OSError."""
+    if not descriptors:
+        raise OSError(errno.EMFILE, "a worker's end of its pipe did not arrive")
     nursery = os.getpid()
     try:
         pid = os.fork()
-    except OSError:
-        control.send(FAILED)
-    else:
         if pid == 0:
-            _become_worker(control, descriptor, nursery)
-        pidfd = os.pidfd_open(pid)
-        socket.send_fds(control, [FORKED], [pidfd])
-        os.close(pidfd)
+            _become_worker(control, descriptors[0], nursery)
+        return pid
     finally:
-        os.close(descriptor)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+        os.close(descriptors[0])
+
+
+def _send_pidfd(control: socket.socket, pid: int) -> None:
+    """Raises OSError."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        socket.send_fds(control, [ANSWER.pack(FORKED, peak_memory_bytes())], [pidfd])
+    finally:
+        os.close(pidfd)
 
 
 def _become_worker(control: socket.socket, descriptor: int, nursery: int) -> None:

@@ -34,27 +34,40 @@ class Outcome(Unpicklable):
     dealer_peak_rss_bytes: int
     push_id: PushId
     shape: tuple[int, int, int]
+    nursery_peak_rss_bytes: int
     flags: int = 0  # evaluations that were repeated
+    earlier_peak_rss_bytes: int = 0  # of workers that lived at once, as far as one of them has ended before this outcome's
 
     @property
     def flagged(self) -> bool:
         return self.stats.flags > 0
 
-    def after(self, earlier: "Outcome") -> "Outcome":
-        """This outcome with the costs of the one before it added."""
+    @property
+    def peak_rss_bytes(self) -> int:
+        """No less than the nursery and the workers have held together at any time: an upper bound, in bytes.
+
+        It is the sum of the peaks of processes that lived at once. These need not have come at one time, and pages that a
+        worker shares with the nursery are counted in both.
+        """
+        return self.nursery_peak_rss_bytes + max(self.stats.peak_rss_bytes, self.earlier_peak_rss_bytes)
+
+    def after(self, earlier: "Outcome", *, overlapping: bool) -> "Outcome":
+        """This outcome with the costs of the one before it added. overlapping: their workers lived at one time."""
         stats = pb.WorkerStats()
         stats.CopyFrom(self.stats)
         for name in ("ahead_seconds", "online_seconds", "rounds", "sent_bytes"):
             setattr(stats, name, getattr(stats, name) + getattr(earlier.stats, name))
         del stats.messages[:]
         stats.messages.extend(summed(self.stats.messages, earlier.stats.messages))
-        stats.peak_rss_bytes = max(stats.peak_rss_bytes, earlier.stats.peak_rss_bytes)
+        at_once = earlier.stats.peak_rss_bytes + (self.stats.peak_rss_bytes if overlapping else 0)
         return replace(
             self,
             stats=stats,
             offline_seconds=self.offline_seconds + earlier.offline_seconds,
             dealt_bytes=self.dealt_bytes + earlier.dealt_bytes,
             dealer_peak_rss_bytes=max(self.dealer_peak_rss_bytes, earlier.dealer_peak_rss_bytes),
+            nursery_peak_rss_bytes=max(self.nursery_peak_rss_bytes, earlier.nursery_peak_rss_bytes),
+            earlier_peak_rss_bytes=max(at_once, earlier.earlier_peak_rss_bytes),
             flags=self.flags + earlier.flags + earlier.flagged,
         )
 
@@ -84,23 +97,23 @@ def assembled(tiles: Sequence[Tile], begin: Begin) -> Generator[str, None, Outco
     itself, so the parts of the sum are as uniform as one share is. Raises RemoteProtocolError: MAX_REPEATS were not enough.
     """
     left, repeats = deque(range(len(tiles))), Counter[int]()
-    begun: deque[tuple[int, Evaluation]] = deque()
+    begun: deque[tuple[int, Evaluation, bool]] = deque()  # and whether another one was under way then
     picture, total = _Picture(tiles), None
     waited_since = monotonic()
     try:
         while left or begun:
             if not begun:
-                begun.append((left[0], (yield from begin(left.popleft(), False))))
-            number, evaluation = begun[0]
+                begun.append((left[0], (yield from begin(left.popleft(), False)), False))
+            number, evaluation, ahead = begun[0]
             evaluation.get_ready(waited_since)
             if left:
-                begun.append((left[0], (yield from begin(left.popleft(), True))))
+                begun.append((left[0], (yield from begin(left.popleft(), True)), True))
             if len(tiles) > 1:
                 yield f"tile {number + 1} of {len(tiles)}"
             outcome = yield from evaluation.finish()
             begun.popleft()
             waited_since = monotonic()
-            total = outcome if total is None else outcome.after(total)
+            total = outcome if total is None else outcome.after(total, overlapping=ahead)
             if not outcome.flagged:
                 picture.add(number, outcome)
                 continue
@@ -111,7 +124,7 @@ def assembled(tiles: Sequence[Tile], begin: Begin) -> Generator[str, None, Outco
             yield "repeating: a truncation was flagged"
             left.append(number)
     finally:
-        for _, evaluation in begun:
+        for _, evaluation, _ in begun:
             evaluation.stop()
     if total is None:
         raise RemoteProtocolError("an image has at least one tile")

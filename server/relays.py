@@ -6,6 +6,7 @@ what never comes. Run by both servers.
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from typing import Final
 
 from proto import darkroom_pb2 as pb
@@ -60,7 +61,8 @@ def expect(pipe: Pipe, kind: Kind) -> bytes:
 def relay_openings(pipe: Pipe, channel: PeerChannel, plan: SessionPlan) -> tuple[pb.WorkerStats, bytes]:
     """Worker to peer in this thread, peer to worker in another, until the worker has its result.
 
-    The result is empty where a truncation was flagged (`WorkerStats.flags`): such a share is never released.
+    The result is empty where a truncation was flagged (`WorkerStats.flags`): such a share is never released. After a failure the
+    link is broken off. The other thread has ended in either case: who closes the pipe does not close it under its hands.
     """
     failures: list[DarkroomError] = []
 
@@ -77,31 +79,41 @@ def relay_openings(pipe: Pipe, channel: PeerChannel, plan: SessionPlan) -> tuple
         except OSError:
             pipe.interrupt()  # the worker has ended; the other thread says why
 
-    receiver = threading.Thread(target=inbound, daemon=True)
+    receiver = threading.Thread(target=inbound, name="openings", daemon=True)
     receiver.start()
-    try:
-        while True:
-            header = pipe.receive_header()
-            if header is None or header.kind is not Kind.OPENING:
-                break
-            offset = 0
-            for chunk in pipe.relay(header.length):
-                opening = pb.Opening(label=header.label, offset=offset, total_bytes=header.length, chunk=chunk)
-                channel.send(pb.PeerMessage(opening=opening))
-                offset += len(chunk)
-        if header is None:
-            raise PeerUnavailableError(WORKER_ENDED)
-        payload = bytes(pipe.receive_bytes(header.length))
-        if header.kind is Kind.FAILED:
-            raise RemoteProtocolError(f"the evaluation failed: {payload.decode()}")
-        stats = pb.WorkerStats.FromString(payload)
-        share = b"" if stats.flags else expect(pipe, Kind.RESULT)
-    except (DarkroomError, OSError) as error:
-        if failures:
-            raise failures[0] from error  # the link broke first, then the worker
-        raise
+    with ExitStack() as failing:
+        failing.callback(receiver.join)
+        failing.callback(channel.abort)  # wakes it where it waits for the peer,
+        failing.callback(pipe.interrupt)  # and where it waits for the worker
+        try:
+            result = _relay_outbound(pipe, channel)
+        except (DarkroomError, OSError) as error:
+            if failures:
+                raise failures[0] from error  # the link broke first, then the worker
+            raise
+        failing.pop_all()
     receiver.join()
-    return stats, share
+    return result
+
+
+def _relay_outbound(pipe: Pipe, channel: PeerChannel) -> tuple[pb.WorkerStats, bytes]:
+    """Worker to peer. Raises PeerUnavailableError, RemoteProtocolError, LocalProtocolError, OSError."""
+    while True:
+        header = pipe.receive_header()
+        if header is None or header.kind is not Kind.OPENING:
+            break
+        offset = 0
+        for chunk in pipe.relay(header.length):
+            opening = pb.Opening(label=header.label, offset=offset, total_bytes=header.length, chunk=chunk)
+            channel.send(pb.PeerMessage(opening=opening))
+            offset += len(chunk)
+    if header is None:
+        raise PeerUnavailableError(WORKER_ENDED)
+    payload = bytes(pipe.receive_bytes(header.length))
+    if header.kind is Kind.FAILED:
+        raise RemoteProtocolError(f"the evaluation failed: {payload.decode()}")
+    stats = pb.WorkerStats.FromString(payload)
+    return stats, b"" if stats.flags else expect(pipe, Kind.RESULT)
 
 
 def opening_chunks(channel: PeerChannel, label: int, total: int) -> Iterator[tuple[int, int, bytes]]:

@@ -265,7 +265,7 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
         return outcome
 
     def _result_header(self, task: EvaluationRequest, outcome: Outcome) -> pb.ResultHeader:
-        peak = outcome.stats.peak_rss_bytes + peak_memory_bytes()
+        peak = outcome.peak_rss_bytes + peak_memory_bytes()
         cost = pb.Cost(
             online_seconds=outcome.stats.online_seconds,
             offline_seconds=outcome.offline_seconds,

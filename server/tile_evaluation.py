@@ -6,7 +6,7 @@ ready. So it can go on while the evaluation before it is under way.
 
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from time import monotonic
 from typing import Final
 
@@ -42,19 +42,24 @@ class TileEvaluation(Unpicklable):
         abort: Abort,
         workers: WorkerPool,
     ) -> None:
-        """job: complete but for the material's seed. Raises SessionBrokenError: the session was aborted already."""
+        """job: complete but for the material's seed.
+
+        Raises SessionBrokenError: the session was aborted already. PeerUnavailableError: no worker, or no thread, can be had.
+        """
         self._job, self._plan, self._push_id, self._shape = job, plan, push_id, shape
         self._claim, self._channel, self._abort, self._workers = claim, channel, abort, workers
         self._stopped = False
         self._cancels: list[Callable[[], object]] = []
         self._worker = workers.take()
-        try:
-            abort.watch(self._worker)
-        except SessionBrokenError:
-            self._stop_worker()
-            raise
         self._filler = ThreadPoolExecutor(1, thread_name_prefix="material")
-        self._filled = self._filler.submit(self._fill)
+        with ExitStack() as failing:
+            failing.callback(self.stop)
+            abort.watch(self._worker)
+            try:
+                self._filled = self._filler.submit(self._fill)
+            except RuntimeError as error:
+                raise PeerUnavailableError(f"no thread could be started ({error}): out of memory, or too many?") from error
+            failing.pop_all()
 
     def get_ready(self, waited_since: float) -> None:
         """Wait until both servers have their material. waited_since: when waiting for it began."""
@@ -72,7 +77,8 @@ class TileEvaluation(Unpicklable):
             stats, share = relay_openings(self._worker.pipe, self._channel, self._plan)
         self.stop()
         costs = (self._offline_seconds, self._batch.dealt_bytes, self._batch.dealer_peak_rss_bytes)
-        return Outcome(share, stats, self._plan.engine, *costs, self._push_id, self._shape)
+        nursery = self._worker.nursery_peak_rss_bytes
+        return Outcome(share, stats, self._plan.engine, *costs, self._push_id, self._shape, nursery)
 
     @contextmanager
     def _failing(self) -> Generator[None]:
@@ -91,10 +97,8 @@ class TileEvaluation(Unpicklable):
         self._stopped = True
         for cancel in list(self._cancels):
             cancel()
-        self._stop_worker()
-        self._filler.shutdown()
-
-    def _stop_worker(self) -> None:
+        self._worker.kill()  # wakes the filler, which may be sending the job
+        self._filler.shutdown()  # waits for it: a descriptor that is closed under its hands can be another socket's by then
         self._worker.stop()
         self._abort.forget(self._worker)
 

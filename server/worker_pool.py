@@ -1,5 +1,6 @@
 """Worker processes: each is forked from a nursery, serves one evaluation, and outlives neither it nor its server."""
 
+import errno
 import os
 import select
 import signal
@@ -9,9 +10,11 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Final
 
 from protocols.errors import PeerUnavailableError
+from server.nursery_answer import ANSWER, FORKED
 from server.pipe import Pipe
 
 NURSERY: Final = "server.nursery"
@@ -28,12 +31,28 @@ ALLOCATOR: Final = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 
+DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ETOOMANYREFS)
+NO_WORKER: Final = "no worker process could be started"
+NO_NURSERY: Final = "the process that starts workers could not be started"
+
+
+def _wanting(what: str, number: int | None) -> PeerUnavailableError:
+    """What the system did not give, by its errno, and what to do."""
+    remedy = "raise the limit of open files (ulimit -n)" if number in DESCRIPTORS else "out of memory, or too many processes?"
+    return PeerUnavailableError(f"{what} ({os.strerror(number or 0)}): {remedy}")
+
+
+class _NurseryEndedError(PeerUnavailableError):
+    """A nursery has ended, or hangs. What it may still answer is nobody's."""
+
 
 class WorkerProcess:
     """A running worker, known by its pidfd, and our end of its pipe. Safe for several threads."""
 
-    def __init__(self, pipe: Pipe, pidfd: int) -> None:
+    def __init__(self, pipe: Pipe, pidfd: int, nursery_peak_rss_bytes: int) -> None:
+        """nursery_peak_rss_bytes: the most that the nursery had held when it forked this worker; all that it does is fork."""
         self.pipe = pipe
+        self.nursery_peak_rss_bytes = nursery_peak_rss_bytes
         self._pidfd = pidfd
         weakref.finalize(self, os.close, pidfd)  # not sooner: another thread may be about to use it
 
@@ -69,38 +88,79 @@ class _Nursery:
     """A running nursery and our end of its control socket. Safe for several threads."""
 
     def __init__(self, module: str) -> None:
-        self._control, theirs = socket.socketpair()
-        self._control.settimeout(FORK_SECONDS)
+        """Raises PeerUnavailableError: the system gives no process, or no descriptor."""
         self._asking = threading.Lock()
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                [sys.executable, "-P", "-m", module, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, **ALLOCATOR, **ONE_THREAD},
-                process_group=0,  # Ctrl-C at a terminal is the server's to handle, during the nursery's imports too
-            )
+        self._ended = False  # and so is the socket's use: an answer that comes late would go to who asks next
+        try:
+            self._control, theirs = socket.socketpair()
+            with theirs, ExitStack() as failing:
+                failing.enter_context(self._control)
+                self._control.settimeout(FORK_SECONDS)
+                self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                    [sys.executable, "-P", "-m", module, str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    env={**os.environ, **ALLOCATOR, **ONE_THREAD},
+                    process_group=0,  # Ctrl-C at a terminal is the server's to handle, during the nursery's imports too
+                )
+                failing.pop_all()
+        except OSError as error:
+            raise _wanting(NO_NURSERY, error.errno) from error
 
     @property
     def running(self) -> bool:
         return self._process.poll() is None
 
-    def fork(self) -> WorkerProcess | None:
-        """A fresh worker; None where the system has no process to give. Raises OSError: the nursery has ended, or hangs."""
-        ours, theirs = socket.socketpair()
+    def fork(self) -> WorkerProcess:
+        """A fresh worker.
+
+        Raises _NurseryEndedError: it has ended, or hangs. PeerUnavailableError: the system gives no process, or no descriptor;
+        then it goes on.
+        """
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise _wanting(NO_WORKER, error.errno) from error
+        with theirs, ExitStack() as failing:
+            failing.enter_context(ours)  # a worker that nobody knows of sees its pipe's end, and ends
+            pipe = Pipe(ours)
+            worker = WorkerProcess(pipe, *self._forked_on(theirs))
+            failing.pop_all()
+        return worker
+
+    def _forked_on(self, theirs: socket.socket) -> tuple[int, int]:
+        """A worker's pidfd, and the nursery's peak memory in bytes."""
         with self._asking:
-            with theirs:
+            if self._ended:
+                raise _NurseryEndedError("the process that starts workers has ended")
+            self._ended = True  # until it has answered
+            try:
                 socket.send_fds(self._control, [b"w"], [theirs.fileno()])
-            answer, descriptors, _, _ = socket.recv_fds(self._control, 1, 1)
-        if not answer:
-            raise BrokenPipeError
-        return WorkerProcess(Pipe(ours), descriptors[0]) if descriptors else None
+            except (BrokenPipeError, ConnectionResetError, TimeoutError) as error:
+                raise _NurseryEndedError("the process that starts workers has ended") from error
+            except OSError as error:
+                self._ended = False  # it was asked nothing
+                raise _wanting(NO_WORKER, error.errno) from error
+            try:
+                answer, descriptors, _, _ = socket.recv_fds(self._control, ANSWER.size, 1)
+            except OSError as error:
+                raise _NurseryEndedError(f"the process that starts workers does not answer: {error}") from error
+            if len(answer) != ANSWER.size:
+                raise _NurseryEndedError("the process that starts workers has ended")
+            self._ended = False
+        kind, number = ANSWER.unpack(answer)
+        if kind != FORKED:
+            raise _wanting(NO_WORKER, number)
+        if not descriptors:  # it came, and found no room here
+            raise _wanting(NO_WORKER, errno.EMFILE)
+        return descriptors[0], number
 
     def close(self) -> None:
         """End it and its workers, whatever it does; who waits for a fork is told that it has ended."""
         self._process.kill()
         self._process.wait()
         with self._asking:  # whose turn it is has seen the end; the descriptor is not closed under its hands
+            self._ended = True
             self._control.close()
 
 
@@ -108,7 +168,7 @@ class WorkerPool:
     """Hands out fresh workers. Safe for several threads: none waits for one that waits for a fork, except to fork."""
 
     def __init__(self, module: str = NURSERY) -> None:
-        """module: what the nursery runs; the security evaluation breaks one on purpose."""
+        """module: what the nursery runs; the security evaluation breaks one on purpose. Raises PeerUnavailableError."""
         self._module = module
         self._lock = threading.Lock()
         self._nursery = _Nursery(module)
@@ -116,23 +176,23 @@ class WorkerPool:
         self.on_restart: Callable[[], None] = lambda: None  # called where the nursery had ended by itself
 
     def take(self) -> WorkerProcess:
-        """A fresh worker; the caller stops it. Raises PeerUnavailableError: the system gives no process, or we are closed."""
+        """A fresh worker; the caller stops it.
+
+        Raises PeerUnavailableError: the system gives no process, or no descriptor, or we are closed.
+        """
         nursery = self._nursery
         try:
-            worker = nursery.fork()
-        except OSError:  # killed for want of memory, say, and its workers with it
+            return nursery.fork()
+        except _NurseryEndedError:  # killed for want of memory, say, and its workers with it
             nursery = self._replaced(nursery)
-            try:
-                worker = nursery.fork()
-            except OSError:
-                nursery.close()  # it may hang, holding what we asked for
-                raise PeerUnavailableError("the process that starts workers does not start; see this server's log") from None
-        if worker is None:
-            raise PeerUnavailableError("no worker process could be started: out of memory, or too many processes?")
-        return worker
+        try:
+            return nursery.fork()
+        except _NurseryEndedError:
+            nursery.close()  # it may hang, holding what we asked for
+            raise PeerUnavailableError("the process that starts workers does not start; see this server's log") from None
 
     def require_warm(self) -> None:
-        """Raises PeerUnavailableError, once, where the nursery had ended; it is started anew."""
+        """Raises PeerUnavailableError, once, where the nursery had ended; it is started anew, or cannot be."""
         nursery = self._nursery
         if self._closed or nursery.running:
             return
@@ -146,7 +206,10 @@ class WorkerPool:
             self._nursery.close()
 
     def _replaced(self, ended: _Nursery) -> _Nursery:
-        """The one after this nursery, which is ended; who asks first starts it. Raises PeerUnavailableError: we are closed."""
+        """The one after this nursery, which is ended; who asks first starts it.
+
+        Raises PeerUnavailableError: we are closed, or the system gives no process, or no descriptor.
+        """
         with self._lock:
             if self._closed:
                 raise PeerUnavailableError("this server is stopping")

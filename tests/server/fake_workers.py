@@ -82,6 +82,7 @@ class FakeWorker:
     """Stands for `WorkerProcess`; its output share is the object's own share, so that results can be recognised."""
 
     running = True
+    nursery_peak_rss_bytes = 300
 
     def __init__(self, log, behaviour, jobs, arrivals):
         self.pipe, self._theirs = memory_pipes()

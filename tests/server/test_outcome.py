@@ -1,7 +1,7 @@
 """An image of several tiles: put together in place, the next one's material coming while one is evaluated, flagged ones last."""
 
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 import pytest
 import torch
@@ -19,6 +19,8 @@ from tests.server.joined_servers import SECONDS, Site
 PUSH = PushId("a" * 32)
 # Three windows of 8x8 over an image of 8x20, which overlap by four columns
 TILES = [Tile(0, 0, 8, 8, 0, 0, 8, 6), Tile(0, 4, 8, 12, 0, 6, 8, 8), Tile(0, 12, 8, 8, 0, 14, 8, 6)]
+
+PEAKS, NURSERY_PEAK = [100, 50, 70], 1000  # bytes, of each tile's worker
 
 
 class FakeEvaluation:
@@ -39,9 +41,8 @@ class FakeEvaluation:
         tile = TILES[self._number]
         window = self._image[:, tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
         share = b"" if self._flagged else ring.to_bytes(window.contiguous())
-        return Outcome(
-            share, pb.WorkerStats(flags=int(self._flagged), sent_bytes=10), MASKED, 1.0, 5, 7, PUSH, tuple(window.shape)
-        )
+        stats = pb.WorkerStats(flags=int(self._flagged), sent_bytes=10, peak_rss_bytes=PEAKS[self._number])
+        return Outcome(share, stats, MASKED, 1.0, 5, 7, PUSH, tuple(window.shape), NURSERY_PEAK)
 
     def stop(self) -> None:
         self._events.append(f"stop {self._number}")
@@ -62,8 +63,8 @@ class Case:
         self._flags[number] = self._flags.get(number, 0) - 1
         return FakeEvaluation(self.events, self.image, number, flagged, number == self._failing)
 
-    def run(self) -> tuple[list[str], Outcome]:
-        stages, steps = [], assembled(TILES, self.begin)
+    def run(self, tiles: Sequence[Tile] = TILES) -> tuple[list[str], Outcome]:
+        stages, steps = [], assembled(tiles, self.begin)
         while True:
             try:
                 stages.append(next(steps))
@@ -88,6 +89,17 @@ def test_the_next_tile_is_begun_when_one_is_ready_and_before_it_is_evaluated() -
         *("ready 1", "begin 2", "finish 1"),
         *("ready 2", "finish 2"),
     ]
+
+
+def test_the_peak_is_that_of_the_nursery_and_of_the_workers_that_live_at_once() -> None:
+    assert Case().run()[1].peak_rss_bytes == 1000 + 100 + 50
+    assert Case(flags={0: 1}).run()[1].peak_rss_bytes == 1000 + 70 + 100  # the third tile's, and the first's second one
+    assert Case(flags={2: 1}).run()[1].peak_rss_bytes == 1000 + 100 + 50  # after the third's first worker its second, alone
+
+
+def test_workers_that_follow_each_other_are_not_added_up() -> None:
+    single = Case(flags={0: 2})
+    assert single.run(TILES[:1])[1].peak_rss_bytes == 1000 + 100
 
 
 def test_a_flagged_tile_is_repeated_last_and_the_picture_is_whole() -> None:

@@ -19,10 +19,10 @@ def opening(label):
 
 
 def joined():
-    """A's and B's ends; what one sends the other receives."""
+    """A's and B's ends; what one sends the other receives, and who breaks the link off ends both directions."""
     a, b = PeerChannel(Role.B), PeerChannel(Role.A)
-    a.attach(b.outgoing())
-    b.attach(a.outgoing())
+    a.attach(b.outgoing(), cancel=b.close)
+    b.attach(a.outgoing(), cancel=a.close)
     return a, b
 
 

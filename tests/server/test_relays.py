@@ -213,6 +213,46 @@ def test_a_peer_that_leaves_stops_the_worker():
     assert relay.worker.receive_header() is None
 
 
+@pytest.mark.parametrize("waits_for", ["the peer", "the worker"])
+def test_nobody_uses_the_pipe_when_a_relay_has_failed(waits_for):
+    """Who closes it next would close it under the other thread, which carries openings."""
+    ours, worker = memory_pipes()
+    broken_off, reached, over = (threading.Event() for _ in range(3))
+    late = []
+
+    def end():
+        late.append(over.wait(0.3))
+
+    def silent_peer():
+        if waits_for == "the worker":
+            yield piece(0, bytes(8), label=0, total=PLAN.opened_words(0) * 8)
+        reached.set()
+        assert broken_off.wait(SECONDS)
+        end()
+
+    def full(_):
+        reached.set()
+        assert interrupted.wait(SECONDS)
+        end()
+        raise BrokenPipeError
+
+    interrupted = threading.Event()
+    interrupt = ours.interrupt
+    ours.interrupt = lambda: (interrupted.set(), interrupt())
+    if waits_for == "the worker":
+        ours.send_bytes = full
+    channel = PeerChannel(Role.A)
+    channel.attach(silent_peer(), cancel=broken_off.set)
+    failing = threading.Thread(target=lambda: (reached.wait(SECONDS), worker.close()))
+    failing.start()
+    with pytest.raises(PeerUnavailableError, match="the worker process ended"):
+        relay_openings(ours, channel, PLAN)
+    over.set()
+    failing.join(SECONDS)
+    assert late == [False]
+    assert broken_off.is_set()
+
+
 def test_a_frame_that_is_not_due():
     ours, theirs = memory_pipes()
     theirs.send(Kind.GO)

@@ -93,8 +93,8 @@ class Evaluations:
             stop.watch(self.workers.take())
         yield "evaluating"
         assert self.release.acquire(timeout=SECONDS)
-        stats = pb.WorkerStats(online_seconds=1.5, rounds=3, sent_bytes=100)
-        return Outcome(bytes(8), stats, "masked", 0.5, 40, 0, PushId("5" * 32), (1, 8, 9))
+        stats = pb.WorkerStats(online_seconds=1.5, rounds=3, sent_bytes=100, peak_rss_bytes=1 << 50)
+        return Outcome(bytes(8), stats, "masked", 0.5, 40, 0, PushId("5" * 32), (1, 8, 9), nursery_peak_rss_bytes=1 << 51)
 
 
 @pytest.fixture
@@ -137,6 +137,12 @@ def test_sessions_are_evaluated_in_the_order_in_which_they_came(service, evaluat
         evaluations.release.release()
     assert [call.ends().header.push_id for call in full] == ["5" * 32] * len(full)
     assert evaluations.order == [call.session for call in full]
+
+
+def test_the_stated_peak_is_that_of_worker_nursery_and_server(service, evaluations):
+    evaluations.release.release()
+    peak = Call(service, 1).ends().header.cost.peak_rss_bytes
+    assert 1 << 20 < peak - 3 * (1 << 50) < 1 << 50
 
 
 def test_beyond_the_queue_busy_says_when_and_uses_no_session_up(service, evaluations, full):

@@ -21,7 +21,7 @@ from protocols.prg import derive_key
 from server import crypten_engine, crypten_runtime, worker
 from server.exchange import Sender
 from server.pipe import Kind, Pipe
-from server.worker import CrypTenJob, rerandomise, shared_model, unpacked_share
+from server.worker import CrypTenJob, rerandomise, shared_model, unpacked_share, window_of
 from tests.protocols.every_layer import EVERY_LAYER
 from tests.protocols.test_sharing import ERROR_RATE, uniformity_p_value
 from tests.server.fake_workers import MemorySocket, NarrowSocket, memory_pipes
@@ -95,6 +95,16 @@ def blind_job(**changes):
 def test_blind_packing_stays():
     words = torch.arange(72).view(1, 8, 9)
     assert torch.equal(unpacked_share(blind_job(image_share=ring.to_bytes(words)), Role.B), words)
+
+
+@pytest.mark.parametrize(("top", "left"), [(0, 0), (3, 0), (0, 5), (4, 11)])
+def test_a_job_is_about_its_window(top, left):
+    image = torch.arange(12 * 20).view(1, 12, 20)
+    window = pb.Window(top=top, left=left, size=pb.Size(height=8, width=9))
+    seen = window_of(blind_job(size=pb.Size(height=12, width=20), window=window), image)
+    assert seen.shape == (1, 8, 9)
+    assert (int(seen[0, 0, 0]), int(seen[0, -1, -1])) == (20 * top + left, 20 * (top + 7) + left + 8)
+    assert torch.equal(seen, image[:, top : top + 8, left : left + 9])
 
 
 @pytest.mark.parametrize(
@@ -186,11 +196,13 @@ class ZeroEngine:
 
     openings = len(PLAN.correlations)
     error = None
+    images = ()
 
     def __init__(self, opening, model):
         self._open = opening
 
     def run(self, image, sigma):
+        type(self).images += (image,)
         for index in range(self.openings):
             self._open(index)
         if self.error is not None:
@@ -275,6 +287,22 @@ def test_a_job_from_start_to_end(zero_engine):
     assert sum(message.sent_bytes for message in stats.messages) == stats.sent_bytes == PLAN.sent_bytes
     expected = rerandomise(Role.A, torch.zeros(1, 8, 9, dtype=torch.int64), KEY)
     assert sent[3][1] == ring.to_bytes(expected)
+
+
+def test_the_engine_gets_the_window_of_the_whole_image(zero_engine):
+    """The share and the packing noise are the whole image's: a window of either alone would be other words."""
+    job = whole_job()
+    job.size.CopyFrom(pb.Size(height=12, width=20))
+    job.window.top, job.window.left = 3, 7
+    server, _, thread, errors = started(job=job)
+    assert next(frames(server)) == (Kind.READY, b"")
+    server.send(Kind.GO)
+    for index in range(len(PLAN.correlations)):
+        answer(server, index)
+    thread.join(SECONDS)
+    assert errors == []
+    (image,) = zero_engine.images
+    assert torch.equal(image, sharing.expand_seed(KEY, (1, 12, 20))[:, 3:11, 7:16])
 
 
 def test_nothing_is_sent_before_the_last_opening_has_left(zero_engine, monkeypatch):

@@ -1,18 +1,26 @@
 """Worker processes: forked in a moment, one evaluation each, none that outlives its use, its nursery or its server."""
 
+import errno
 import os
+import resource
+import select
 import signal
+import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
 from protocols.errors import PeerUnavailableError
+from server import worker_pool
+from server.nursery_answer import ANSWER, FAILED
 from server.worker_pool import WorkerPool, WorkerProcess
+from tests.server import idle_nursery
 from tests.server.joined_workers import ROOT, Processes
 
 pytestmark = pytest.mark.integration
@@ -23,7 +31,8 @@ import sys
 from server.worker_pool import WorkerPool
 from tests.server.test_worker_pool import IDLE, pid
 pool = WorkerPool(IDLE)
-print(pool._nursery._process.pid, pid(pool.take()), pid(pool.take()), flush=True)
+workers = [pool.take(), pool.take()]
+print(pool._nursery._process.pid, *map(pid, workers), flush=True)
 sys.stdin.read()
 """
 
@@ -58,6 +67,14 @@ def test_each_evaluation_has_a_process_of_its_own_that_the_nursery_forked(pool):
     assert {psutil.Process(pid(worker)).ppid() for worker in (first, second)} == {nursery_of(pool)}
     for worker in (first, second):
         worker.stop()
+
+
+def test_a_worker_comes_with_what_its_nursery_has_held(pool):
+    """The kernel counts in batches."""
+    worker = pool.take()
+    held = psutil.Process(nursery_of(pool)).memory_info().rss
+    assert 0.95 * held < worker.nursery_peak_rss_bytes < 4 * held
+    worker.stop()
 
 
 def test_stopping_ends_the_process_whatever_it_does_and_leaves_nothing_of_it(pool):
@@ -110,13 +127,172 @@ def test_a_nursery_that_ended_is_told_once_replaced_and_counted(pool):
     worker.stop()
 
 
-def test_a_system_without_processes_is_told(pool, monkeypatch):
-    monkeypatch.setenv("DARKROOM_TEST_NO_PROCESS", "1")
-    poor = WorkerPool(IDLE)
-    with pytest.raises(PeerUnavailableError, match="no worker process could be started"):
+@contextmanager
+def without_descriptors(process: int = 0):
+    """This process, or another, opens none in the block; those that it has it keeps."""
+    before = resource.prlimit(process, resource.RLIMIT_NOFILE)
+    resource.prlimit(process, resource.RLIMIT_NOFILE, (3, before[1]))  # the three standard streams are open
+    try:
+        yield
+    finally:
+        resource.prlimit(process, resource.RLIMIT_NOFILE, before)
+
+
+@pytest.fixture
+def lacking(monkeypatch):
+    """Pools whose nursery lacks what is named."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    made = []
+
+    def pool_lacking(name):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "1")
+            made.append(WorkerPool(IDLE))
+        return made[-1]
+
+    yield pool_lacking
+    for pool in made:
+        pool.close()
+
+
+@pytest.fixture
+def pairs(monkeypatch):
+    """Every socket pair that is made. `refused`: after how many there is none."""
+
+    class Pairs(list):
+        refused = None
+
+    made, real = Pairs(), socket.socketpair
+
+    def pair():
+        if made.refused is not None and len(made) >= made.refused:
+            raise OSError(errno.EMFILE, "on purpose")
+        made.append(real())
+        return made[-1]
+
+    monkeypatch.setattr(socket, "socketpair", pair)
+    return made
+
+
+def test_a_system_without_processes_is_told(lacking, pairs):
+    poor = lacking(idle_nursery.NO_PROCESS)
+    pairs.clear()
+    with pytest.raises(PeerUnavailableError, match="no worker process could be started .*too many processes"):
         poor.take()
+    assert [end.fileno() for pair in pairs for end in pair] == [-1, -1]  # closed here, not when it is collected
     poor.require_warm()  # the nursery goes on
-    poor.close()
+
+
+def test_a_server_without_descriptors_says_so_and_its_workers_run_on(pool):
+    worker, before = pool.take(), nursery_of(pool)
+    with without_descriptors(), pytest.raises(PeerUnavailableError, match="no worker process .*limit of open files"):
+        pool.take()
+    assert worker.running
+    pool.take().stop()
+    assert nursery_of(pool) == before
+    worker.stop()
+
+
+def test_a_pidfd_that_finds_no_room_is_told_and_the_workers_run_on(pool, monkeypatch):
+    worker, before, received = pool.take(), nursery_of(pool), socket.recv_fds
+
+    def truncated(*arguments):
+        answer, descriptors, *rest = received(*arguments)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return answer, [], *rest
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "recv_fds", truncated)
+        with pytest.raises(PeerUnavailableError, match="limit of open files"):
+            pool.take()
+    assert worker.running
+    until(lambda: len(psutil.Process(before).children()) == 1)  # the one whose pidfd was lost has ended
+    pool.take().stop()
+    assert nursery_of(pool) == before
+    worker.stop()
+
+
+def test_a_nursery_that_the_system_refuses_is_told_and_started_when_it_can_be(pool, monkeypatch):
+    def refused(*_, **__):
+        raise OSError(errno.ENOMEM, "on purpose")
+
+    os.kill(nursery_of(pool), signal.SIGKILL)
+    until(lambda: not pool._nursery.running)
+    with without_descriptors(), pytest.raises(PeerUnavailableError, match="could not be started .*limit of open files"):
+        pool.require_warm()
+    for ask in (pool.require_warm, pool.take, lambda: WorkerPool(IDLE)):
+        with monkeypatch.context() as patch:
+            patch.setattr(subprocess, "Popen", refused)
+            with pytest.raises(PeerUnavailableError, match="could not be started .*out of memory"):
+                ask()
+    pool.take().stop()
+
+
+def test_a_second_fork_that_is_refused_leaves_the_new_nursery_to_the_others(pool, pairs):
+    os.kill(nursery_of(pool), signal.SIGKILL)
+    until(lambda: not pool._nursery.running)
+    pairs.refused = 2  # the first worker's and the new nursery's
+    with pytest.raises(PeerUnavailableError, match="limit of open files"):
+        pool.take()
+    pairs.refused = None
+    started = pool._nursery
+    assert started.running
+    pool.take().stop()
+    assert pool._nursery is started
+
+
+def test_an_answer_that_comes_late_goes_to_nobody(pool):
+    pool.take().stop()
+    nursery, hung = pool._nursery, nursery_of(pool)
+    nursery._control.settimeout(0.1)
+    os.kill(hung, signal.SIGSTOP)
+    with pytest.raises(worker_pool._NurseryEndedError):
+        nursery.fork()
+    os.kill(hung, signal.SIGCONT)
+    assert select.select([nursery._control], [], [], SECONDS)[0]
+    with pytest.raises(worker_pool._NurseryEndedError):
+        nursery.fork()
+    worker = pool.take()
+    assert nursery_of(pool) != hung
+    worker.stop()
+
+
+def test_a_request_that_lacks_its_descriptor_is_refused_and_the_workers_run_on(pool):
+    worker, before = pool.take(), nursery_of(pool)
+    with without_descriptors(before), pytest.raises(PeerUnavailableError, match="limit of open files"):
+        pool.take()
+    pool._nursery._control.send(b"w")
+    assert ANSWER.unpack(pool._nursery._control.recv(ANSWER.size)) == (FAILED, errno.EMFILE)
+    assert worker.running
+    pool.take().stop()
+    assert nursery_of(pool) == before
+    worker.stop()
+
+
+def test_a_worker_without_a_pidfd_is_ended_and_the_others_run_on(lacking):
+    pool = lacking(idle_nursery.NO_SECOND_PIDFD)
+    worker, before = pool.take(), nursery_of(pool)
+    with pytest.raises(PeerUnavailableError, match="limit of open files"):
+        pool.take()
+    assert worker.running
+    until(lambda: [child.pid for child in psutil.Process(before).children()] == [pid(worker)])
+    pool.take().stop()
+    assert nursery_of(pool) == before
+    worker.stop()
+
+
+def test_a_nursery_has_no_copy_of_a_workers_pipe_when_it_has_answered(lacking):
+    """With one, the server would not see the pipe's end when the worker ends."""
+    pool = lacking(idle_nursery.STOPS_WHEN_IT_HAS_ANSWERED)
+    worker, nursery = pool.take(), nursery_of(pool)
+    until(lambda: psutil.Process(nursery).status() == "stopped")
+    os.kill(pid(worker), signal.SIGKILL)
+    assert worker.ended(SECONDS)
+    assert select.select([worker.pipe._socket], [], [], 0)[0]
+    assert worker.pipe.receive_header() is None
+    os.kill(nursery, signal.SIGCONT)
+    worker.stop()
 
 
 def test_closing_the_pool_ends_nursery_and_workers(pool):
@@ -214,7 +390,7 @@ def test_the_nursery_has_no_grpc_and_one_thread(pool):
 
 def test_a_nursery_with_a_second_thread_forks_nothing(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("DARKROOM_TEST_SECOND_THREAD", "1")
+    monkeypatch.setenv(idle_nursery.SECOND_THREAD, "1")  # of the one that replaces it too
     threaded = WorkerPool(IDLE)
     with pytest.raises(PeerUnavailableError, match="does not start"):
         threaded.take()
