@@ -113,7 +113,7 @@ class MaskedEvaluation(Unpicklable):
                     uses.read(layer, masks)
             for layer in level.layers:
                 sources = [masks[source] for source in layer.sources]
-                masks[layer.out] = linear_step(layer, sources, masks.get(SIGMA_WIRE), plan.lowered.formats)
+                masks[layer.out] = linear_step(layer, sources, masks.get(SIGMA_WIRE), plan.lowered.formats, constants=False)
                 uses.read(layer, masks)
         self._output_mask = masks[plan.lowered.output]
 
@@ -169,7 +169,7 @@ class MaskedEvaluation(Unpicklable):
                     uses.read(self._layers[item.layer], public)
             for layer in level.layers:
                 sources = [public[source] for source in layer.sources]
-                public[layer.out] = linear_step(layer, sources, public.get(SIGMA_WIRE), plan.lowered.formats)
+                public[layer.out] = linear_step(layer, sources, public.get(SIGMA_WIRE), plan.lowered.formats, constants=True)
                 uses.read(layer, public)
         last = public[plan.lowered.output]
         return MaskedResult(plan.output(last - output_mask if self._leads else -output_mask), flags)
