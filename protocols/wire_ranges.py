@@ -6,8 +6,8 @@ The rule, for any network:
   (protocols.hostile_images), noisy phantoms, and what the caller has found besides: training gives its slices. **Measured, not
   proven**, and images that go further are known: training climbs by gradient ascent too, and writes to the model file what that
   finds (bound_ascent), which for the shipped `base` overflows. Ranges leave it out deliberately. Such an image hurts only the one
-  who sends it: the result is wrong, truncation may fail silently (protocols.truncation), the edge refuses what leaves [-2, 3], and
-  nobody learns anything.
+  who sends it: the result is wrong, truncation may fail silently (protocols.truncation), the edge refuses what leaves [-2, 3],
+  and nobody learns anything.
 * Fractional bits: a wire that a convolution reads has f. One that a gate or product reads has (f + weight bits) / 2, which makes
   its product as long as a convolution's: the longest ones decide on how often a truncation is flagged. One that no product reads
   has FRAC_BITS, as a result must: no later truncation gets longer by it.
