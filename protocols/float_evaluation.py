@@ -10,6 +10,7 @@ from torch.nn import functional
 from protocols.layers import (
     Add,
     AvgPool,
+    Clamp,
     Concat,
     Conv,
     Gate,
@@ -94,4 +95,6 @@ def _step(layer: Layer, inputs: list[Tensor], weights: Mapping[str, Tensor], sig
             return functional.max_pool2d(x, layer.kernel or tuple(x.shape[2:]))
         case Relu():
             return functional.relu(x)
+        case Clamp():
+            return x.clamp(layer.low, layer.high)
     raise AssertionError(f"no float evaluation of {layer.op}")  # a layer type was added without this case

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from protocols.engines import SessionPlan, session_plan
-from protocols.layers import Conv, Gate, Layer, Linear, Product, Relu, Scale, Shape
+from protocols.layers import Clamp, Conv, Gate, Layer, Linear, Product, Relu, Scale, Shape
 from protocols.masked_plan import WireItem
 from protocols.network import Network
 from protocols.plan import Plan
@@ -114,6 +114,8 @@ def layer_macs(layer: Layer, shapes: Mapping[str, Shape]) -> int:
             return out * math.prod(shapes[layer.source])
         case Gate() | Product() | Relu() | Scale():
             return out  # of a ReLU the product with its sign; the comparison's bit operations are no multiplications
+        case Clamp():
+            return 2 * out  # two ReLUs
     return 0
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final, cast
 
 from protocols.errors import NetworkDescriptionError
+from protocols.fixed_point import ENCODING_LIMIT, FRAC_BITS
 from protocols.ring import ConvGeometry
 
 Shape = tuple[int, int, int]  # channels, height, width
@@ -277,6 +278,25 @@ class Relu(Layer):
     source: str
 
 
+@dataclass(frozen=True)
+class Clamp(Layer):
+    """min(max(x, low), high), exactly: two comparisons with public bounds, in units of the wire's value, on the grid of 2^-16."""
+
+    op = "clamp"
+    source: str
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        for name in ("low", "high"):
+            bound = float(getattr(self, name)) + 0.0  # 1 and 1.0 are one network and have one digest, and so are -0.0 and 0.0
+            object.__setattr__(self, name, bound)
+            place = f"{self.out}: {name}"
+            require(abs(bound) <= ENCODING_LIMIT, f"{place} is {bound}, not within +-{ENCODING_LIMIT:g}")
+            require((bound * (1 << FRAC_BITS)).is_integer(), f"{place} is {bound}, which is no multiple of 2^-{FRAC_BITS}")
+        require(self.low < self.high, f"{self.out}: low is {self.low}, which is not below high, {self.high}")
+
+
 TRUNCATED: Final = (Conv, Linear, Gate, Product, Scale, AvgPool)  # their result has more fractional bits than their wire
 
 LAYER_TYPES: Final[Mapping[str, type[Layer]]] = {
@@ -295,6 +315,7 @@ LAYER_TYPES: Final[Mapping[str, type[Layer]]] = {
         AvgPool,
         MaxPool,
         Relu,
+        Clamp,
     )
 }
 

@@ -1,6 +1,7 @@
 """The layers that only move or add words: the same code on plaintext words, on masks, on their shares and on public parts.
 
-All are linear over Z_{2^64} with public coefficients, so they are local on every representation of a wire.
+All are linear over Z_{2^64} with public coefficients, so they are local on every representation of a wire. Some add a public
+constant: that changes the public part, or the plaintext, and leaves the mask what it was.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from protocols.layers import Add, AvgPool, Concat, Layer, PixelShuffle, PixelUnshuffle, SigmaMap
-from protocols.lowering import Channels, Subtract, Windows, WireFormat
+from protocols.lowering import Channels, Clamped, Offset, Subtract, Windows, WireFormat, constant_words
 
-LINEAR: Final = (Add, Concat, PixelShuffle, PixelUnshuffle, SigmaMap, Windows, Channels)
+LINEAR: Final = (Add, Concat, PixelShuffle, PixelUnshuffle, SigmaMap, Windows, Channels, Offset)
 
 
 def extend_edges(image: Tensor, height: int, width: int) -> Tensor:
@@ -23,14 +24,24 @@ def extend_edges(image: Tensor, height: int, width: int) -> Tensor:
     return image[:, rows][:, :, columns]
 
 
-def linear_step(layer: Layer, inputs: Sequence[Tensor], sigma: Tensor | None, formats: Mapping[str, WireFormat]) -> Tensor:
+def linear_step(
+    layer: Layer, inputs: Sequence[Tensor], sigma: Tensor | None, formats: Mapping[str, WireFormat], *, constants: bool
+) -> Tensor:
     """One layer of LINEAR on words [c, h, w]. Never writes to its inputs.
 
     sigma: the noise level in the same representation, one word; None where the network reads none. formats: of every wire; a
-    source with fewer fractional bits is shifted up.
+    source with fewer fractional bits is shifted up. constants: whether public constants are added: on plaintext words and public
+    parts, not on masks and their shares.
     """
     x = inputs[0]
     match layer:
+        case Offset():
+            (aligned,) = _aligned(layer, inputs, formats)
+            return aligned + constant_words(layer.value, formats[layer.out].frac_bits) if constants else aligned
+        case Clamped():
+            left, right = _aligned(layer, inputs, formats)
+            between = left - right
+            return between.add_(constant_words(layer.low, formats[layer.out].frac_bits)) if constants else between
         case Subtract():
             left, right = _aligned(layer, inputs, formats)
             return left - right

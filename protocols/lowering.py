@@ -1,4 +1,4 @@
-"""A network as the masked engine evaluates it: max-pools taken apart, and the fixed-point format of every wire.
+"""A network as the masked engine evaluates it: max-pools and clamps taken apart, and the fixed-point format of every wire.
 
 Lowered layers have names that no description can have, and are never written to one.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 from protocols.errors import NetworkDescriptionError
 from protocols.fixed_point import FRAC_BITS
-from protocols.layers import TRUNCATED, Add, Concat, Layer, MaxPool, Pool, Relu, Shape, SigmaMap
+from protocols.layers import TRUNCATED, Add, Clamp, Concat, Layer, MaxPool, Pool, Relu, Shape, SigmaMap
 from protocols.network import IMAGE_WIRE, Network
 
 IMAGE_MAGNITUDE_BITS = 2  # the client refuses pixels outside [-1, 2]
@@ -58,6 +58,24 @@ class Larger(Add):
 
 
 @dataclass(frozen=True)
+class Offset(Layer):
+    """A wire plus a public constant: on the grid of the wire, or on the constant's own where that is finer."""
+
+    op = "offset"
+    source: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Clamped(Subtract):
+    """How far a wire exceeds `low`, less how far it exceeds `high`: this plus `low` is the wire between the two."""
+
+    op = "clamped"
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class WireFormat:
     """frac_bits: of the wire. magnitude_bits: |value| < 2^magnitude_bits."""
 
@@ -94,7 +112,13 @@ def lower(network: Network, height: int, width: int) -> Lowered:
     formats = {IMAGE_WIRE: WireFormat(padded, FRAC_BITS, IMAGE_MAGNITUDE_BITS)}
     layers: list[Layer] = []
     for described in network.layers:
-        parts = _max_pool(described, formats[described.source].shape) if isinstance(described, MaxPool) else [described]
+        match described:
+            case MaxPool():
+                parts = _max_pool(described, formats[described.source].shape)
+            case Clamp():
+                parts = _clamp(described)
+            case _:
+                parts = [described]
         for layer in parts:
             formats[layer.out] = _format(layer, [formats[source] for source in layer.sources], network)
             layers.append(layer)
@@ -110,8 +134,16 @@ def _format(layer: Layer, sources: Sequence[WireFormat], network: Network) -> Wi
     if isinstance(layer, SigmaMap):
         return WireFormat(shape, FRAC_BITS, SIGMA_MAGNITUDE_BITS)
     frac_bits = max(source.frac_bits for source in sources)
-    if isinstance(layer, Larger):
-        return WireFormat(shape, frac_bits, sources[0].magnitude_bits)
+    match layer:
+        case Larger():
+            return WireFormat(shape, frac_bits, sources[0].magnitude_bits)
+        case Offset():
+            frac_bits = max(frac_bits, _grid(layer.value))
+            reach = (1 << (frac_bits + sources[0].magnitude_bits)) + abs(constant_words(layer.value, frac_bits))
+            return WireFormat(shape, frac_bits, (reach - 1).bit_length() - frac_bits)
+        case Clamped():
+            ends = [constant_words(bound, frac_bits) for bound in (layer.low, layer.high)]
+            return WireFormat(shape, frac_bits, max(abs(end) for end in ends).bit_length() - frac_bits)
     magnitude = max(source.magnitude_bits for source in sources) + isinstance(layer, Add)
     return WireFormat(shape, frac_bits, magnitude)
 
@@ -144,6 +176,30 @@ def _max_pool(layer: MaxPool, source: Shape) -> list[Layer]:
             winners = add(Concat(name("all"), winners, add(Channels(name("odd"), left, 2 * split, count * channels))))
         left, count = winners, pairs + odd
     return parts
+
+
+def _clamp(layer: Clamp) -> list[Layer]:
+    """X between its bounds is low + relu(x - low) - relu(x - high): two comparisons that share their messages."""
+
+    def excess(bound: str, value: float) -> list[Layer]:
+        name = f"{layer.out}|{bound}"
+        return [Offset(f"{name}|offset", layer.source, -value), Relu(f"{name}|excess", f"{name}|offset")]
+
+    low, high = excess("low", layer.low), excess("high", layer.high)
+    return [*low, *high, Clamped(layer.out, low[-1].out, high[-1].out, layer.low, layer.high)]
+
+
+def _grid(value: float) -> int:
+    """The fewest fractional bits that hold a constant exactly."""
+    return value.as_integer_ratio()[1].bit_length() - 1
+
+
+def constant_words(value: float, frac_bits: int) -> int:
+    """A public constant as a ring element, exactly. Raises NetworkDescriptionError where it does not lie on the grid."""
+    words = value * (1 << frac_bits)
+    if not words.is_integer():
+        raise NetworkDescriptionError(f"the constant {value} is no multiple of 2^-{frac_bits}")
+    return int(words)
 
 
 def check_sign(wire: str, bits: int, limit: int) -> None:

@@ -103,7 +103,7 @@ def dealt_corrections(
                 uses.read(layer, masks)
         for layer in level.layers:
             masks[layer.out] = linear_step(
-                layer, [masks[source] for source in layer.sources], masks.get(SIGMA_WIRE), plan.lowered.formats
+                layer, [masks[source] for source in layer.sources], masks.get(SIGMA_WIRE), plan.lowered.formats, constants=False
             )
             uses.read(layer, masks)
 

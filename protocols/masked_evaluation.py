@@ -1,9 +1,11 @@
 """The masked engine: a network evaluated on masked wires. Run by both servers, in step.
 
 A wire x is a public part D = x + l and shares of its mask l (ABY2.0). All that does not depend on the image is folded into one
-addend per wire before it arrives (`prepare`); then each wire costs each server one convolution or product of public parts with
-its own words, and one opening of 8 bytes (`run`). What leaves a server is c_i, its summand of c = y + r, with r fresh and uniform
-for every wire (protocols.masked_dealing); what it opens is truncated exactly or flagged (protocols.truncation).
+addend per wire before it arrives (`prepare`), and nothing is expanded from a seed afterwards; a product keeps its factors' masks
+besides. Then each wire costs each server one convolution, or two products, of public parts with its own words, and one opening of
+8 bytes (`run`). What is opened takes the place of its addend, so that memory does not grow. What leaves a server is c_i, its
+summand of c = y + r, with r fresh and uniform for every wire (protocols.masked_dealing); what it opens is truncated exactly or
+flagged (protocols.truncation).
 
 Wires are computed, sent, received and truncated by blocks of rows of about a MiB: they stay in cache, and the network works while
 the next block is computed.
@@ -113,7 +115,7 @@ class MaskedEvaluation(Unpicklable):
                     uses.read(layer, masks)
             for layer in level.layers:
                 sources = [masks[source] for source in layer.sources]
-                masks[layer.out] = linear_step(layer, sources, masks.get(SIGMA_WIRE), plan.lowered.formats)
+                masks[layer.out] = linear_step(layer, sources, masks.get(SIGMA_WIRE), plan.lowered.formats, constants=False)
                 uses.read(layer, masks)
         self._output_mask = masks[plan.lowered.output]
 
@@ -126,7 +128,8 @@ class MaskedEvaluation(Unpicklable):
                     addend += (self._model.biases[item.bias] << item.bias_shift).view(-1, 1, 1)
                 self._addends[item.number] = addend
             case ProductItem():
-                self._factors[item.number] = operands(layer, masks)  # its addend is PRG output alone: expanded when needed
+                self._factors[item.number] = operands(layer, masks)
+                self._addends[item.number] = self._masks.opening(item)
             case ScaleItem():
                 x = pool_sum(masks[0], layer) if isinstance(layer, AvgPool) else masks[0]
                 self._addends[item.number] = self._masks.opening(item).sub_(x, alpha=item.multiplier)
@@ -151,15 +154,17 @@ class MaskedEvaluation(Unpicklable):
         flags = 0
         for index, level in enumerate(plan.levels):
             opener.begin(index, plan.opened_words(index))
+            targets = [self._target(item) for item in level.items]
             summands = [
                 self._input(item, shares[item.layer])
                 if isinstance(item, InputItem)
-                else self._summand(item, [public[source] for source in self._layers[item.layer].sources], bits.get(item.layer))
-                for item in level.items
+                else self._summand(
+                    item, [public[source] for source in self._layers[item.layer].sources], bits.get(item.layer), target
+                )
+                for item, target in zip(level.items, targets, strict=True)
             ]
-            opened, found = _open(level.items, summands, opener)
-            flags += found
-            for item, words in zip(level.items, opened, strict=True):
+            flags += _open(level.items, summands, targets, opener)
+            for item, words in zip(level.items, targets, strict=True):
                 if isinstance(item, ReluBitsItem | ReluSignItem):
                     bits[item.layer] = words
                     continue
@@ -169,10 +174,14 @@ class MaskedEvaluation(Unpicklable):
                     uses.read(self._layers[item.layer], public)
             for layer in level.layers:
                 sources = [public[source] for source in layer.sources]
-                public[layer.out] = linear_step(layer, sources, public.get(SIGMA_WIRE), plan.lowered.formats)
+                public[layer.out] = linear_step(layer, sources, public.get(SIGMA_WIRE), plan.lowered.formats, constants=True)
                 uses.read(layer, public)
         last = public[plan.lowered.output]
         return MaskedResult(plan.output(last - output_mask if self._leads else -output_mask), flags)
+
+    def _target(self, item: Item) -> Tensor:
+        """Where the opened words go. A truncated wire's overwrite its addend, block by block, as that is read no more."""
+        return self._addends.pop(item.number) if isinstance(item, WireItem) else torch.empty(item.shape, dtype=torch.int64)
 
     def _input(self, item: Item, share: Tensor) -> Iterator[Tensor]:
         """An input plus its mask, by blocks of rows."""
@@ -180,27 +189,24 @@ class MaskedEvaluation(Unpicklable):
         for top, bottom in row_blocks(item):
             yield share[:, top:bottom] + mask[:, top:bottom]
 
-    def _summand(self, item: Item, public: list[Tensor], bits: Tensor | None) -> Iterator[Tensor]:
-        """c_i of one opening, by blocks of rows. bits: what the step before opened, in a ReLU."""
+    def _summand(self, item: Item, public: list[Tensor], bits: Tensor | None, target: Tensor) -> Iterator[Tensor]:
+        """c_i of one opening, by blocks of rows. bits: what the step before opened, in a ReLU. target: see `_target`."""
         match item:
             case ConvItem():
-                addend = self._addends.pop(item.number)
                 weight = self._model.weights[item.weight]
                 kernel = weight.delta + weight.mask_share if self._leads else weight.mask_share
                 convolution = ring.Convolution(item.source(public[0]), kernel, item.geometry)
                 for top, bottom in row_blocks(item):
-                    yield convolution.rows(top, bottom).add_(addend[:, top:bottom])
+                    yield convolution.rows(top, bottom).add_(target[:, top:bottom])
             case ProductItem():
-                addend = self._masks.opening(item)
                 factors = (*operands(self._layers[item.layer], public), *self._factors.pop(item.number))
                 for top, bottom in row_blocks(item):
-                    yield self._product(*(_rows(x, item, top, bottom) for x in (*factors, addend)))
+                    yield self._product(*(_rows(x, item, top, bottom) for x in (*factors, target)))
             case ScaleItem():
                 layer = self._layers[item.layer]
                 x = pool_sum(public[0], layer) if isinstance(layer, AvgPool) else public[0]
-                addend = self._addends.pop(item.number)
                 for top, bottom in row_blocks(item):
-                    share = addend[:, top:bottom].clone()
+                    share = target[:, top:bottom].clone()
                     yield share.add_(x[:, top:bottom], alpha=item.multiplier) if self._leads else share
             case ReluBitsItem():
                 yield self._block_bits(item, public[0])
@@ -257,9 +263,8 @@ def _rows(x: Tensor, item: Item, top: int, bottom: int) -> Tensor:
     return x[:, top:bottom] if x.shape[1] == item.shape[1] else x
 
 
-def _open(items: Iterable[Item], summands: Iterable[Iterator[Tensor]], opener: Opener) -> tuple[list[Tensor], int]:
-    """One message each way: c = c_A + c_B (XOR for bits), wires truncated; and how many wires are flagged."""
-    opened: list[Tensor] = []
+def _open(items: Iterable[Item], summands: Iterable[Iterator[Tensor]], targets: Iterable[Tensor], opener: Opener) -> int:
+    """One message each way: c = c_A + c_B (XOR for bits) into the targets, wires truncated; returns how many are flagged."""
     flagged_wires: set[int] = set()
     waiting: list[tuple[Item, Tensor, int, int, Tensor]] = []
 
@@ -276,9 +281,7 @@ def _open(items: Iterable[Item], summands: Iterable[Iterator[Tensor]], opener: O
             truncate_public(block, item.shift)
         target[:, top:bottom] = block
 
-    for item, blocks in zip(items, summands, strict=True):
-        target = torch.empty(item.shape, dtype=torch.int64)
-        opened.append(target)
+    for item, blocks, target in zip(items, summands, targets, strict=True):
         for (top, bottom), own in zip(row_blocks(item), blocks, strict=True):
             opener.send(own)
             waiting.append((item, target, top, bottom, own))
@@ -286,4 +289,4 @@ def _open(items: Iterable[Item], summands: Iterable[Iterator[Tensor]], opener: O
                 receive()
     while waiting:
         receive()
-    return opened, len(flagged_wires)
+    return len(flagged_wires)

@@ -57,7 +57,7 @@ def masked_oracle(
             uses.read(layer, wires)
         for layer in level.layers:
             sources = [wires[source] for source in layer.sources]
-            wires[layer.out] = linear_step(layer, sources, wires.get(SIGMA_WIRE), plan.lowered.formats)
+            wires[layer.out] = linear_step(layer, sources, wires.get(SIGMA_WIRE), plan.lowered.formats, constants=True)
             uses.read(layer, wires)
     return plan.output(wires[plan.lowered.output])
 

@@ -16,6 +16,7 @@ from protocols.fixed_point import FRAC_BITS
 from protocols.layers import (
     Add,
     AvgPool,
+    Clamp,
     Concat,
     Conv,
     Gate,
@@ -100,4 +101,6 @@ def _step(
             return torch.stack(pool_windows(x, rows, columns)).amax(0)
         case Relu():
             return x.clamp(min=0)
+        case Clamp():
+            return x.clamp(round(layer.low * (1 << FRAC_BITS)), round(layer.high * (1 << FRAC_BITS)))
     raise AssertionError(f"no fixed-point evaluation of {layer.op}")  # a layer type was added without this case

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from protocols.identifiers import PushId
-from protocols.layers import AvgPool, Conv, Gate, Layer, Linear, MaxPool, Product, Relu, Shape
+from protocols.layers import AvgPool, Clamp, Conv, Gate, Layer, Linear, MaxPool, Product, Relu, Shape
 from protocols.network import Network
 from protocols.ring import WORD_BYTES, ConvGeometry
 
@@ -170,6 +170,8 @@ def _layer_correlations(layer: Layer, inputs: list[Shape], out: Shape) -> list[C
             return [ProductTriple(layer.out, inputs[0], inputs[1])]
         case Relu():
             return list(_relu(layer.out, out))
+        case Clamp():
+            return list(_relu(layer.out, (2 * out[0], out[1], out[2])))  # against both bounds, side by side
         case MaxPool():
             rows, columns = layer.window(inputs)
             return [

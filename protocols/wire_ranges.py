@@ -3,8 +3,11 @@
 The rule, for any network:
 
 * Magnitude: 2^l is at least MARGIN times the largest value found, over patterns in [-1, 2] without and with noise
-  (protocols.hostile_images), noisy phantoms, and what the caller has found besides, such as by gradient ascent. **Measured, not
-  proven**: an image that no one tried may go further, and then truncation fails silently (protocols.truncation).
+  (protocols.hostile_images), noisy phantoms, and what the caller has found besides: training gives its slices. **Measured, not
+  proven**, and images that go further are known: training climbs by gradient ascent too, and writes to the model file what that
+  finds (bound_ascent), which for the shipped `base` overflows. Ranges leave it out deliberately. Such an image hurts only the one
+  who sends it: the result is wrong, truncation may fail silently (protocols.truncation), the edge refuses what leaves [-2, 3],
+  and nobody learns anything.
 * Fractional bits: a wire that a convolution reads has f. One that a gate or product reads has (f + weight bits) / 2, which makes
   its product as long as a convolution's: the longest ones decide on how often a truncation is flagged. One that no product reads
   has FRAC_BITS, as a result must: no later truncation gets longer by it.

@@ -18,6 +18,7 @@ from protocols.fixed_point import FRAC_BITS
 from protocols.layers import (
     Add,
     AvgPool,
+    Clamp,
     Concat,
     Conv,
     Gate,
@@ -96,6 +97,12 @@ class CrypTenEvaluation:
             remaining = list(larger.chunk(pairs)) + remaining[2 * pairs :]
         return self._shared(remaining[0])
 
+    def _clamp(self, x: Any, low: float, high: float) -> Any:
+        """X between its bounds is low + relu(x - low) - relu(x - high), both comparisons side by side."""
+        excess = self._relu(self._shared(torch.cat([x.sub(low).share, x.sub(high).share])))
+        above_low, above_high = excess.share.chunk(2)
+        return self._shared(above_low - above_high).add(low)
+
     def _step(self, layer: Layer, inputs: list[Any], sigma: Tensor) -> Any:
         x = inputs[0]
         match layer:
@@ -129,4 +136,6 @@ class CrypTenEvaluation:
                 return self._max_pool(x, rows, columns)
             case Relu():
                 return self._relu(x)
+            case Clamp():
+                return self._clamp(x, layer.low, layer.high)
         raise AssertionError(f"no secure evaluation of {layer.op}")  # a layer type was added without this case

@@ -9,6 +9,7 @@ from protocols import ring
 from protocols.layers import (
     Add,
     AvgPool,
+    Clamp,
     Concat,
     Conv,
     Gate,
@@ -81,7 +82,8 @@ def covered_layers(*, conditioned: bool = True, ranges: Mapping[str, WireRange] 
         Concat("either", "rectified", "largest"),
         Concat("both", "either", "average"),
         Conv("mix", "both", 4, kernel=1),
-        Add("sum", "mix", "average"),
+        Clamp("limited", "mix", -0.625, 0.75 + 2.0**-14),  # on a finer grid than the wire's
+        Add("sum", "limited", "average"),
         Product("square", "sum", "sum"),
         Product("cross", "square", "mix"),
         Scale("scaled", "cross", -0.375),
@@ -146,7 +148,7 @@ def full_masks(joined: Joined) -> dict[str, Tensor]:
                     wires[item.layer] = mask
         for layer in level.layers:
             sources = [wires[name] for name in layer.sources]
-            wires[layer.out] = linear_step(layer, sources, wires.get(SIGMA_WIRE), plan.lowered.formats)
+            wires[layer.out] = linear_step(layer, sources, wires.get(SIGMA_WIRE), plan.lowered.formats, constants=False)
     return full
 
 

@@ -10,6 +10,7 @@ from protocols.fixed_point import FRAC_BITS, encode
 from protocols.layers import (
     Add,
     AvgPool,
+    Clamp,
     Concat,
     Conv,
     Gate,
@@ -42,7 +43,8 @@ EVERY_LAYER = Network(
         AvgPool("average", "attended", 2),
         Concat("both", "rectified", "largest"),
         Conv("mix", "both", 4, kernel=1),
-        Add("sum", "mix", "average"),
+        Clamp("limited", "mix", -0.25, 0.5),
+        Add("sum", "limited", "average"),
         Product("square", "sum", "sum"),
         Scale("scaled", "square", -0.375),
         Conv("expand", "scaled", 16, kernel=1),
@@ -85,8 +87,8 @@ def truncation_bound(network: Network, weights: Mapping[str, Tensor], wires: Map
     """For each element of each wire, how many units of 2^-16 an evaluation may differ from the oracle's `wires`.
 
     First-order intervals made rigorous: every truncation adds at most one unit to the oracle's floor, a linear layer passes
-    errors on through its absolute weights, a product of x and y gives |x| e_y + |y| e_x + e_x e_y, and neither maximum nor
-    ReLU enlarges an error.
+    errors on through its absolute weights, a product of x and y gives |x| e_y + |y| e_x + e_x e_y, and neither maximum, ReLU
+    nor clamp enlarges an error.
     """
     bound = {IMAGE_WIRE: torch.zeros_like(wires[IMAGE_WIRE], dtype=torch.double)}
     for layer in network.layers:
@@ -126,6 +128,6 @@ def _passed_on(layer: Layer, errors: list[Tensor], values: list[Tensor], weights
             return functional.avg_pool2d(error, layer.kernel or tuple(error.shape[1:])) + 1
         case MaxPool():
             return functional.max_pool2d(error, layer.kernel or tuple(error.shape[1:]))
-        case Relu():
+        case Relu() | Clamp():
             return error
     raise AssertionError(f"no bound for {layer.op}")  # a layer type was added without this case

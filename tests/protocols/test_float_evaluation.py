@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from protocols.float_evaluation import evaluate_float
-from protocols.layers import AvgPool, Conv, Gate, Linear, MaxPool, PixelUnshuffle, Scale
+from protocols.layers import AvgPool, Clamp, Conv, Gate, Linear, MaxPool, PixelUnshuffle, Scale
 from protocols.network import IMAGE_WIRE, Network
 from tests.protocols.every_layer import EVERY_LAYER, image_of, weights_of
 
@@ -41,6 +41,13 @@ def test_a_chain_of_modules():
     pooled = nn.AvgPool2d(2)(nn.MaxPool2d(2)(left * right * -1.5))
     parameters["l.weight"] = second.weight
     assert torch.allclose(evaluate_float(network, parameters, batch, SIGMAS)[..., 0, 0], second(pooled.flatten(1)), atol=1e-6)
+
+
+def test_a_clamp_holds_both_bounds():
+    batch = torch.linspace(-2, 3, 64).view(1, 1, 8, 8)
+    out = evaluate_float(Network((Clamp("c", X, -0.25, 0.5),)), {}, batch, SIGMAS[:1])
+    assert torch.equal(out, nn.Hardtanh(-0.25, 0.5)(batch))
+    assert (float(out.min()), float(out.max())) == (-0.25, 0.5)
 
 
 def test_images_of_a_batch_do_not_mix():

@@ -5,7 +5,7 @@ import pytest
 from protocols.engines import ENGINES, session_plan
 from protocols.errors import NetworkDescriptionError
 from protocols.layer_costs import image_tiles, messages, planned_costs
-from protocols.layers import Add, Conv, Gate, Relu
+from protocols.layers import Add, Clamp, Conv, Gate, Relu, Scale
 from protocols.network import IMAGE_WIRE, Network, WireRange
 from tests.protocols.every_layer import EVERY_LAYER
 
@@ -39,6 +39,16 @@ def test_a_known_network_costs_known_amounts() -> None:
     assert (gate.wires, gate.sent_bytes, gate.rounds, gate.dealt_bytes, gate.macs) == (1024, 8192, 1, 8192, 1024)
     assert (out.name, out.macs) == ("exit", 512 * 2)
     assert conv.flags == 2048 * 2.0 ** (16 + 16 + 3 + 1 - 64)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_clamp_costs_two_relus_in_the_messages_of_one(engine: str) -> None:
+    relu, clamp = (Network((Scale("s", IMAGE_WIRE, 1.0), layer)) for layer in (Relu("r", "s"), Clamp("r", "s", 0.0, 1.0)))
+    costs = [planned_costs(engine, network, 16, 16).layers[-1] for network in (relu, clamp)]
+    one, two = ((cost.sent_bytes, cost.macs) for cost in costs)
+    assert two == tuple(2 * value for value in one)
+    assert costs[0].rounds == costs[1].rounds == (3 if engine == "masked" else 9)
+    assert 2 * costs[0].dealt_bytes <= costs[1].dealt_bytes <= 2.1 * costs[0].dealt_bytes  # one comparison is a bit wider
 
 
 def test_the_engine_is_chosen_as_the_servers_choose_it() -> None:

@@ -281,6 +281,22 @@ def test_every_opening_has_a_fresh_mask_of_its_own_counted(monkeypatch):
     assert len(plan.items) == len(opened_wires(joined)) == len(full_masks(joined))
 
 
+def test_nothing_is_expanded_once_the_image_is_there(monkeypatch):
+    """A server runs on what `prepare` has left: without its seed, and without the dealer's corrections."""
+    run, seedless = MaskedEvaluation.run, []
+
+    def without_masks(evaluation, *arguments):
+        del evaluation._masks
+        seedless.append(evaluation)
+        return run(evaluation, *arguments)
+
+    monkeypatch.setattr(MaskedEvaluation, "run", without_masks)
+    check_exact(*evaluated(covered_layers(), (9, 13)))
+    assert len(seedless) == 2
+    for evaluation in seedless:
+        assert evaluation._addends == evaluation._factors == evaluation._relus == {}  # and all of it was used
+
+
 @pytest.mark.parametrize("role", Role)
 @pytest.mark.parametrize("name", [IMAGE_WIRE, "widen", "gate", "scaled", "rectified/bits", "rectified/sign", "rectified"])
 def test_no_mask_is_given_out_twice(role, name):

@@ -12,7 +12,21 @@ from torch.nn import functional
 
 from protocols.errors import NetworkDescriptionError
 from protocols.float_evaluation import evaluate_float
-from protocols.layers import LAYER_TYPES, Add, AvgPool, Concat, Conv, Gate, PixelShuffle, PixelUnshuffle, Product, Relu, Scale
+from protocols.layers import (
+    LAYER_TYPES,
+    Add,
+    AvgPool,
+    Clamp,
+    Concat,
+    Conv,
+    Gate,
+    Layer,
+    PixelShuffle,
+    PixelUnshuffle,
+    Product,
+    Relu,
+    Scale,
+)
 from protocols.network import IMAGE_WIRE, MAX_LAYERS, Network
 from tests.protocols.every_layer import EVERY_LAYER, weights_of
 
@@ -42,6 +56,7 @@ def test_shape_vector():
         "average": (4, 3, 4),
         "both": (10, 3, 4),
         "mix": (4, 3, 4),
+        "limited": (4, 3, 4),
         "sum": (4, 3, 4),
         "square": (4, 3, 4),
         "scaled": (4, 3, 4),
@@ -141,6 +156,10 @@ def test_one_network_has_one_digest_however_it_is_written():
     assert Network.from_json(text).digest == EVERY_LAYER.digest
     real = Network((Scale("s", IMAGE_WIRE, 2.0),))
     assert Network.from_json(real.to_json().replace("2.0", "2")).digest == real.digest
+    bounds = Network((Clamp("c", IMAGE_WIRE, 0.0, 1.0),))
+    for low, high in (("0", "1"), ("-0.0", "1.0"), ("-0", "1e0")):
+        text = bounds.to_json().replace('"low":0.0', f'"low":{low}').replace('"high":1.0', f'"high":{high}')
+        assert Network.from_json(text).digest == bounds.digest
 
 
 def changed_fields():
@@ -201,9 +220,16 @@ MISFITS = {
     "padding beyond the kernel": ([Conv("c", X, 1, 3, padding=3)], "cannot be padded by 3"),
     "reach beyond any image": ([Conv("c", X, 1, 3, padding=400, dilation=400)], "reaches 800 pixels"),
     "pool beyond the image": ([AvgPool("p", X, 65)], "smaller than the window"),
-    "scale that is no number": ([("scale", float("nan"))], "is not within"),
-    "endless scale": ([("scale", float("inf"))], "is not within"),
-    "scale out of range": ([("scale", -1025.0)], "is not within"),
+    "scale that is no number": ([lambda: Scale("s", X, float("nan"))], "is not within"),
+    "endless scale": ([lambda: Scale("s", X, float("inf"))], "is not within"),
+    "scale out of range": ([lambda: Scale("s", X, -1025.0)], "is not within"),
+    "bound that is no number": ([lambda: Clamp("c", X, float("nan"), 1.0)], "low is nan, not within"),
+    "endless bound": ([lambda: Clamp("c", X, 0.0, float("inf"))], "high is inf, not within"),
+    "bound beyond every wire": ([lambda: Clamp("c", X, -(2.0**20) - 1, 0.0)], "low is -1048577.0, not within"),
+    "bound off the grid": ([lambda: Clamp("c", X, 0.0, 0.1)], r"high is 0.1, which is no multiple of 2\^-16"),
+    "bound on a finer grid": ([lambda: Clamp("c", X, 2.0**-17, 1.0)], r"low is .*, which is no multiple of 2\^-16"),
+    "one bound": ([lambda: Clamp("c", X, 1.0, 1.0)], "low is 1.0, which is not below high, 1.0"),
+    "bounds the wrong way": ([lambda: Clamp("c", X, 1.0, 0.0)], "not below high"),
 }
 
 
@@ -211,7 +237,7 @@ MISFITS = {
 def test_misfits_are_refused(name):
     layers, message = MISFITS[name]
     with pytest.raises(NetworkDescriptionError, match=message):
-        Network(tuple(Scale("s", X, layer[1]) if isinstance(layer, tuple) else layer for layer in layers))
+        Network(tuple(layer if isinstance(layer, Layer) else layer() for layer in layers))
 
 
 def check_as_installed(**values):
@@ -276,6 +302,10 @@ HOSTILE = {
     "a truth for a factor": '{"layers": [{"op": "scale", "out": "c", "source": "image", "factor": true}]}',
     "NaN": '{"layers": [{"op": "scale", "out": "c", "source": "image", "factor": NaN}]}',
     "Infinity": '{"layers": [{"op": "scale", "out": "c", "source": "image", "factor": -Infinity}]}',
+    "a bound off the grid": '{"layers": [{"op": "clamp", "out": "c", "source": "image", "low": 0, "high": 0.1}]}',
+    "no upper bound": '{"layers": [{"op": "clamp", "out": "c", "source": "image", "low": 0}]}',
+    "an endless bound": '{"layers": [{"op": "clamp", "out": "c", "source": "image", "low": 0, "high": Infinity}]}',
+    "a bound that is text": '{"layers": [{"op": "clamp", "out": "c", "source": "image", "low": "0", "high": 1.0}]}',
     "zero features": '{"layers": [{"op": "linear", "out": "c", "source": "image", "out_features": 0}]}',
     "zero shuffle": '{"layers": [{"op": "pixel_unshuffle", "out": "c", "source": "image", "factor": 0}]}',
     "deep nesting": "[" * 200_000,

@@ -10,6 +10,7 @@ from protocols.float_evaluation import evaluate_float
 from protocols.layers import (
     Add,
     AvgPool,
+    Clamp,
     Concat,
     Conv,
     Gate,
@@ -41,12 +42,12 @@ def test_oracle_follows_exact_arithmetic_at_every_size(height, width, seed):
     encoded = encoded_weights(EVERY_LAYER, weights)
     wires = oracle_wires(EVERY_LAYER, encoded, encode(image), int(SIGMA * ONE))
     bound = truncation_bound(EVERY_LAYER, weights, wires)
-    for count in (7, 14, 21):  # three wires name a faulty layer closely enough
+    for count in (7, 14, len(EVERY_LAYER.layers)):  # three wires name a faulty layer closely enough
         layers = EVERY_LAYER.layers[:count]
         head = Network(layers, EVERY_LAYER.multiple, EVERY_LAYER.weight_frac_bits)
         exact = evaluate_float(head, weights, image[None], torch.tensor([SIGMA], dtype=torch.double))[0]
         wire = wires[layers[-1].out]
-        crop = wire[:, :height, :width] if count == 21 else wire
+        crop = wire[:, :height, :width] if count == len(EVERY_LAYER.layers) else wire
         assert crop.shape == exact.shape
         error, allowed = (crop - exact * ONE).abs(), bound[layers[-1].out][:, : crop.shape[1], : crop.shape[2]]
         assert bool((error <= allowed).all()), layers[-1].out
@@ -141,6 +142,12 @@ def test_pools_drop_what_does_not_fill_a_window():
 
 def test_relu():
     assert run([Relu("r", X)], image(r0c0=-1, r0c1=1, r0c2=-(2**62)))[0, 0, :4].tolist() == [0, 1, 0, 0]
+
+
+def test_clamp():
+    words = image(r0c0=-(2**40), r0c1=-ONE // 2 - 1, r0c2=-ONE // 2, r0c3=3, r0c4=ONE, r0c5=ONE + 1, r0c6=2**62)
+    assert run([Clamp("c", X, -0.5, 1.0)], words)[0, 0, :7].tolist() == [-ONE // 2] * 3 + [3] + [ONE] * 3
+    assert run([Clamp("c", X, 2.0**-16, 2.0**-15)], words)[0, 0, :5].tolist() == [1, 1, 1, 2, 2]
 
 
 def test_edges_are_repeated_and_the_output_is_cropped():

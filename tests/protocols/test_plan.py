@@ -55,6 +55,7 @@ def test_plan_vector():
         *relu_kinds("largest/0", (8, 3, 4)),
         *relu_kinds("largest/1", (4, 3, 4)),
         ("WeightTriple", "mix", (10, 3, 4)),
+        *relu_kinds("limited", (8, 3, 4)),
         ("ProductTriple", "square", (4, 3, 4)),
         ("WeightTriple", "expand", (4, 3, 4)),
     ]

@@ -21,7 +21,7 @@ from scipy import stats
 from protocols import dealing, ring
 from protocols.fixed_point import decode, encode
 from protocols.identifiers import Role
-from protocols.layers import Add, Conv, Gate, MaxPool, Relu
+from protocols.layers import Add, Clamp, Conv, Gate, MaxPool, Relu
 from protocols.network import IMAGE_WIRE, Network
 from protocols.oracle import evaluate_oracle, oracle_wires
 from protocols.plan import SharedBit
@@ -102,6 +102,14 @@ def test_max_pool_is_exact(host, kernel):
     transcript = run_joined(network, {}, image, 0, seed=SEED, start=host.start)
     expected = evaluate_oracle(network, {}, image, 0)
     assert torch.equal(transcript.output.view(expected.shape), expected)
+
+
+def test_clamp_is_exact(host):
+    network = Network((Clamp("c", IMAGE_WIRE, -(2.0**-16), 0.75),))
+    image = torch.arange(-40, 40).view(1, 8, 10)
+    image[0, 0, :6] = torch.tensor([2**40, -(2**40), 2**62, 49151, 49152, 49153])
+    transcript = run_joined(network, {}, image, 0, seed=SEED, start=host.start)
+    assert torch.equal(transcript.output.view(1, 8, 10), image.clamp(-1, 49152))
 
 
 def test_costs_are_as_planned(host):
