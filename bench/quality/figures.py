@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -75,16 +75,24 @@ def training_curve(path: Path, logs: Mapping[str, Path]) -> Path:
     """Validation PSNR over CPU minutes, from the logs of runs. Raises BadInputError: a log without a validation."""
     lines = []
     for name, log in logs.items():
-        points, seconds = [], 0.0
-        for entry in map(json.loads, log.read_text().splitlines()):
-            if entry["event"] == "step":
-                seconds = entry["cpu_seconds"]
-            elif entry["event"] == "validation":
-                points.append((seconds / 60, entry["psnr_out_db"]))
+        points = validations(log)
         if not points:
             raise BadInputError(f"{log} holds no validation yet; train longer, or leave --log {name} out")
         lines.append(Line(name, points))
     return write_chart(path, "Training", "CPU minutes", "validation PSNR, dB", lines, logarithmic=False)
+
+
+def validations(log: Path) -> list[tuple[float, float]]:
+    """CPU minutes and PSNR in dB of each validation of a run, which may be going on: half a line at the end is not read."""
+    points: list[tuple[float, float]] = []
+    seconds = 0.0
+    for line in log.read_text().splitlines(keepends=True):
+        entry: dict[str, Any] = json.loads(line) if line.endswith("\n") else {"event": "unfinished"}
+        if entry["event"] == "step":
+            seconds = entry["cpu_seconds"]
+        elif entry["event"] == "validation":
+            points.append((seconds / 60, entry["psnr_out_db"]))
+    return points
 
 
 def agreement(folder: Path, subject: Subject, name: str, denoise: Denoise) -> tuple[dict[str, Path], str]:

@@ -52,7 +52,7 @@ def test_the_report_holds_every_method_and_figure(
     output = tmp_path / "report"
     natural = models.pop()
     arguments = ["--images", images, "--models", *models, "--slices", 2, "--without", "BM3D", "bilateral", "--log", log]
-    arguments += ["--natural", natural]
+    arguments += ["--natural", natural, "--shares", 0]
     monkeypatch.setattr(sys, "argv", ["quality", *map(str, arguments), "--output", str(output)])
     monkeypatch.setattr(command, "available_peers", lambda: {"BM3D": _copy, "bilateral": _copy, "median 3x3": _copy})
 
