@@ -136,7 +136,6 @@ def _report(arguments: argparse.Namespace) -> None:
         page.INTRODUCTION.format(made=_made(arguments, board, natural, series)),
         "## Quality",
         *board.text(),
-        page.WORST_CASES,
         *board.worst_cases(folder),
         "## The literature's protocol: subjects split 70/15/15",
         *_protocol(arguments.images, board),

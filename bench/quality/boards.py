@@ -35,7 +35,10 @@ class Board:
         return max(peers, key=lambda name: sum(one.psnr_db for one in peers[name].values()), default=None)
 
     def worst_cases(self, folder: Path) -> list[str]:
-        """For each network the slice on which it is furthest behind its rival: a sentence, and a picture in the folder."""
+        """For each network the slice on which it is furthest behind its rival: a sentence, and a picture in the folder.
+
+        Nothing where there is no peer.
+        """
         parts = []
         for one in self.judged:
             found = None if self.rival is None else worst(self.trials, one.name, self.rival)
@@ -46,7 +49,7 @@ class Board:
             path = folder / f"worst-{one.name}.png"
             figures.worst_case(path, subject, *((name, self.methods[name]) for name in (one.name, self.rival)))
             parts += [page.worst_sentence(one.name, self.rival, found), f"![{one.name} at its worst]({path.name})"]
-        return parts
+        return [page.WORST_CASES, *parts] if parts else []
 
     def comparisons(self) -> list[str]:
         """Each network against BM3D and the other networks, on the mean and at worst."""

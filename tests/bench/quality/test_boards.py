@@ -63,7 +63,7 @@ def test_the_worst_slice_is_shown_where_it_is_lost(monkeypatch: pytest.MonkeyPat
         return off_by(-0.05, number=1)(noisy, sigma) + np.float32(0.001)
 
     found = board(monkeypatch, ours, peer=lambda noisy, _: TRUTH + np.float32(0.001))
-    sentence, image = found.worst_cases(tmp_path)
+    _, sentence, image = found.worst_cases(tmp_path)
     assert "ours against peer, worst case: -" in sentence
     assert "(ramp, slice 1, sigma 25, " in sentence
     assert image == "![ours at its worst](worst-ours.png)"
