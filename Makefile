@@ -13,7 +13,7 @@ help:
 	@echo "make check   lint, types, layers, tests without sockets: a minute"
 	@echo "make test    the same and the integration tests: what CI runs"
 	@echo "make bench   beside stock CrypTen and SPU, over three kinds of network: hours, and it goes on where it was stopped; ARGS=\"--sizes 128\""
-	@echo "make quality pictures beside BM3D and others: quality-report/; IMAGES=DIR (default ../shared/data), ARGS=\"--slices 2\""
+	@echo "make quality pictures beside BM3D and others, and seconds on shares: quality-report/; IMAGES=DIR (default ../shared/data), ARGS=\"--slices 2\""
 	@echo "make security what each party can learn, shown by running it: docs/security-report; ARGS=\"--quick\" for a short form"
 	@echo "make clean   remove .venv, caches and results"
 

@@ -16,9 +16,9 @@ from typing import Final
 
 import torch
 
-from bench.quality import figures, page
+from bench.quality import defaults, figures, page
 from bench.quality.boards import Board, judge
-from bench.quality.networks import load_judged, time_on_shares
+from bench.quality.networks import load_judged, time_on_own_site
 from bench.quality.packing_modes import both_modes
 from bench.quality.peers import BM3D, Denoise, available_peers
 from bench.quality.real_noise import RealNoise, measure_real_noise
@@ -32,8 +32,7 @@ from training.subjects import split_by_subject
 
 MODES_TO: Final = 49.0  # in 1/255: with more, acquisition and packing noise together are beyond what models are trained for
 REAL_SLICES: Final = 3  # of each series, as they are
-SHIPPED: Final = Path("darkroom/models")
-NATURAL: Final = "natural"  # models of this name learned from photographs alone
+SIDE: Final = 128  # on shares
 NATURAL_SPLIT: Final = Path("training/configs/natural.toml")
 PHOTOGRAPHS: Final = ("natural_bsd400",)  # no medical series
 
@@ -51,33 +50,43 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    shipped = sorted(SHIPPED.glob("*.safetensors"))
-    natural = [path for path in shipped if path.stem.startswith(NATURAL)]
     parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__)
     parser.add_argument("--images", type=Path, default=Path("../shared/data"), help="folder with index.json and validation/*.npz")
     parser.add_argument(
         "--models",
         type=Path,
         nargs="+",
-        default=[path for path in shipped if path not in natural],
-        help="model files, ours first, a DnCNN of ours too; judged on validation/*",
+        help="model files, ours first; judged on validation/* (default: the shipped ones, and DnCNN where it was trained)",
     )
     parser.add_argument(
-        "--natural", type=Path, nargs="*", default=natural, help="model files that are judged on the photographs held back"
+        "--natural", type=Path, nargs="*", help="model files to judge on the photographs held back (default: the shipped ones)"
     )
     parser.add_argument("--slices", type=int, default=10, help="of each series")
     parser.add_argument("--photographs", type=int, default=40, help="of those held back; 40 is all")
     parser.add_argument("--seed", type=int, default=7, help="of the noise")
     parser.add_argument("--without", nargs="*", default=[], metavar="PEER", help=f"peers to leave out, {BM3D} for instance")
     parser.add_argument(
-        "--shares", type=int, default=0, metavar="SIDE", help="time each network on shares at this size; 0: do not"
+        "--shares", type=int, default=SIDE, metavar="SIDE", help="time networks on shares at this size (%(default)s); 0: do not"
     )
     parser.add_argument("--repetitions", type=int, default=3, help="counted evaluations on shares")
-    parser.add_argument("--log", type=Path, nargs="*", default=[], help="log.jsonl of training runs, for the training curve")
+    parser.add_argument(
+        "--log",
+        type=Path,
+        nargs="*",
+        help=f"log.jsonl of training runs, for the training curve (default: those in {defaults.RUNS}; none: no curve)",
+    )
     parser.add_argument("--output", type=Path, default=Path("quality-report"), help="folder for the report")
     arguments = parser.parse_args()
+    missing = [*defaults.peers(arguments.without).missing]
+    for name, find in (("models", defaults.models), ("natural", defaults.natural), ("log", defaults.logs)):
+        if getattr(arguments, name) is None:
+            found = find()
+            setattr(arguments, name, list(found.paths))
+            missing += found.missing
+    for line in missing:
+        _tell(f"not found: {line}")
     if not arguments.models:
-        parser.error(f"{SHIPPED} holds no model file; name some with --models")
+        parser.error(f"{defaults.SHIPPED} holds no model file; name some with --models")
     peers = available_peers()
     unknown = set(arguments.without) - set(peers)
     if unknown:
@@ -96,6 +105,11 @@ def _report(arguments: argparse.Namespace) -> None:
     folder: Path = arguments.output
     folder.mkdir(parents=True, exist_ok=True)
 
+    # What may fail goes first: judging takes hours.
+    curve = {path.parent.name: path for path in arguments.log}
+    drawn = {"training": figures.training_curve(folder / "training.png", curve)} if curve else {}
+    timings = time_on_own_site(judged, arguments.shares, arguments.repetitions, _tell) if arguments.shares else {}
+
     chosen = subjects(series, arguments.slices, arguments.seed)
     board = judge(judged, peers, chosen, _tell)
     natural = _natural_board(arguments, peers)
@@ -105,7 +119,6 @@ def _report(arguments: argparse.Namespace) -> None:
     every = ours | peers
     compared = ours | ({BM3D: peers[BM3D]} if BM3D in peers else {})
     real = _real_noise(_medical(arguments.images), every, folder / "real-noise.png")
-    timings = time_on_shares(judged, arguments.shares, arguments.repetitions, _tell) if arguments.shares else {}
 
     subject = next(one for one in chosen if one.sigma == figures.MIDDLE and one.number == arguments.slices // 2)
     figures.crops(folder / "crops.png", subject, compared)
@@ -116,22 +129,21 @@ def _report(arguments: argparse.Namespace) -> None:
         "real noise": folder / "real-noise.png",
         "PSNR and wires": folder / "wires.png",
         **pictures,
+        **drawn,
     }
-    if arguments.log:
-        logs = {path.parent.name: path for path in arguments.log}
-        shown["training"] = figures.training_curve(folder / "training.png", logs)
 
     parts = [
         page.INTRODUCTION.format(made=_made(arguments, board, natural, series)),
         "## Quality",
         *board.text(),
+        *board.worst_cases(folder),
         "## The literature's protocol: subjects split 70/15/15",
         *_protocol(arguments.images, board),
-        *([] if natural is None else ["## Photographs", page.PHOTOGRAPHS, *natural.text()]),
+        *([] if natural is None else ["## Photographs", page.PHOTOGRAPHS, *natural.text(), *natural.worst_cases(folder)]),
         "## Cost",
         page.cost_table([*judged, *(natural.judged if natural else ())], timings),
-        "## Blind beside keyed",
-        f"Network `{first.name}`, packing noise 25/255. A keyed store is uniform: a thief of both guesses mid-grey.",
+        "## Blind beside keyed, the network in floating point in both",
+        page.MODES.format(name=first.name),
         page.mode_table(modes),
         "## Real noise",
         page.REAL_NOISE,

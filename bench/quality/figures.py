@@ -1,9 +1,9 @@
 """The pictures of the quality report."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -37,10 +37,26 @@ def crops(path: Path, subject: Subject, methods: Mapping[str, Denoise]) -> Path:
     for name, denoise in methods.items():
         result = denoise(subject.noisy, subject.sigma / 255)
         shown.append(Panel(name, f"{psnr_db(result, subject.truth):.2f} dB", scale.show(_tensor(result[where]))))
-        grey = 0.5 + DIFFERENCE_GAIN * (result[where] - subject.truth[where])
-        plain = np.rint(np.clip(grey, 0.0, 1.0) * 255).astype(np.uint8)
-        differences.append(Panel(f"{name} - truth", f"times {DIFFERENCE_GAIN:g}", plain))
+        differences.append(_difference(f"{name} - truth", result[where], subject.truth[where]))
     write_picture(path, [*panels, *shown, *differences])
+    return path
+
+
+def worst_case(path: Path, subject: Subject, ours: tuple[str, Denoise], peer: tuple[str, Denoise]) -> Path:
+    """A slice where ours loses the most, cropped to where it does: above truth, ours and the peer, below input and differences.
+
+    ours, peer: a name and a method each.
+    """
+    scale = GreyScale.of(torch.from_numpy(subject.truth).double())
+    results = {name: denoise(subject.noisy, subject.sigma / 255) for name, denoise in (ours, peer)}
+    lost = (results[ours[0]] - subject.truth) ** 2 - (results[peer[0]] - subject.truth) ** 2
+    where = _square(subject.truth.shape, lambda square: float(lost[square].sum()))
+    above = [Panel("Truth", f"{subject.series}, sigma {subject.sigma:g}", scale.show(_tensor(subject.truth[where])))]
+    below = [Panel("Noisy", f"{psnr_db(subject.noisy, subject.truth):.2f} dB", scale.show(_tensor(subject.noisy[where])))]
+    for name, result in results.items():
+        above.append(Panel(name, f"{psnr_db(result, subject.truth):.2f} dB", scale.show(_tensor(result[where]))))
+        below.append(_difference(f"{name} - truth", result[where], subject.truth[where]))
+    write_picture(path, [*above, *below])
     return path
 
 
@@ -50,11 +66,10 @@ def real_crops(path: Path, pairs: Sequence[tuple[str, Plane, Plane]]) -> Path:
     for name, before, after in pairs:
         scale = GreyScale.of(torch.from_numpy(before).double())
         where = _busiest(before)
-        removed = 0.5 + DIFFERENCE_GAIN * (before[where] - after[where])
         panels += [
             Panel(name, "as acquired", scale.show(_tensor(before[where]))),
             Panel("denoised", "no truth is known", scale.show(_tensor(after[where]))),
-            Panel("removed", f"times {DIFFERENCE_GAIN:g}", np.rint(np.clip(removed, 0.0, 1.0) * 255).astype(np.uint8)),
+            _difference("removed", before[where], after[where]),
         ]
     write_picture(path, panels)
     return path
@@ -75,16 +90,24 @@ def training_curve(path: Path, logs: Mapping[str, Path]) -> Path:
     """Validation PSNR over CPU minutes, from the logs of runs. Raises BadInputError: a log without a validation."""
     lines = []
     for name, log in logs.items():
-        points, seconds = [], 0.0
-        for entry in map(json.loads, log.read_text().splitlines()):
-            if entry["event"] == "step":
-                seconds = entry["cpu_seconds"]
-            elif entry["event"] == "validation":
-                points.append((seconds / 60, entry["psnr_out_db"]))
+        points = validations(log)
         if not points:
             raise BadInputError(f"{log} holds no validation yet; train longer, or leave --log {name} out")
         lines.append(Line(name, points))
     return write_chart(path, "Training", "CPU minutes", "validation PSNR, dB", lines, logarithmic=False)
+
+
+def validations(log: Path) -> list[tuple[float, float]]:
+    """CPU minutes and PSNR in dB of each validation of a run, which may be going on: half a line at the end is not read."""
+    points: list[tuple[float, float]] = []
+    seconds = 0.0
+    for line in log.read_text().splitlines(keepends=True):
+        entry: dict[str, Any] = json.loads(line) if line.endswith("\n") else {"event": "unfinished"}
+        if entry["event"] == "step":
+            seconds = entry["cpu_seconds"]
+        elif entry["event"] == "validation":
+            points.append((seconds / 60, entry["psnr_out_db"]))
+    return points
 
 
 def agreement(folder: Path, subject: Subject, name: str, denoise: Denoise) -> tuple[dict[str, Path], str]:
@@ -126,17 +149,27 @@ def agreement(folder: Path, subject: Subject, name: str, denoise: Denoise) -> tu
     return pictures, sentence
 
 
+def _difference(title: str, image: Plane, other: Plane) -> Panel:
+    """One crop minus another, about mid-grey."""
+    grey = 0.5 + DIFFERENCE_GAIN * (image - other)
+    return Panel(title, f"times {DIFFERENCE_GAIN:g}", np.rint(np.clip(grey, 0.0, 1.0) * 255).astype(np.uint8))
+
+
 def _busiest(image: Plane) -> tuple[slice, slice]:
-    """The square of CROP pixels, on a coarse grid, in which most happens."""
-    height, width = image.shape
+    """The square of CROP pixels in which most happens."""
+    return _square(image.shape, lambda square: float(image[square].std()))
+
+
+def _square(shape: tuple[int, ...], score: Callable[[tuple[slice, slice]], float]) -> tuple[slice, slice]:
+    """The square of CROP pixels, on a coarse grid, with the highest score."""
+    height, width = shape
     side = min(CROP, height, width)
-    places = [
-        (row, column)
+    squares = [
+        np.s_[row : row + side, column : column + side]
         for row in range(0, height - side + 1, max(1, side // 4))
         for column in range(0, width - side + 1, max(1, side // 4))
     ]
-    row, column = max(places, key=lambda at: float(image[at[0] : at[0] + side, at[1] : at[1] + side].std()))
-    return np.s_[row : row + side, column : column + side]
+    return max(squares, key=score)
 
 
 def _tensor(plane: Plane) -> torch.Tensor:

@@ -13,7 +13,7 @@ import torch
 from bench.quality.peers import Denoise, Plane
 from bench.workload import phantom
 from client import acquisition, edge
-from client.config import load_config
+from client.config import HospitalConfig, load_config
 from client.model_file import Model, load_model
 from client.model_owner import push_model
 from client.origin import IDENTITY, Kind, Origin, SourceImage
@@ -62,26 +62,35 @@ def load_judged(paths: Sequence[Path]) -> list[Judged]:
     return [Judged(model, network_cost(model.network)) for model in models]
 
 
-def time_on_shares(judged: Sequence[Judged], side: int, repetitions: int, tell: Callable[[str], None]) -> dict[str, Timing]:
-    """Denoise a phantom with each network on live servers, in turn; a warm-up goes before. Raises DarkroomError."""
-    pixels = torch.from_numpy(phantom(side, LEVEL).astype(np.float64))
-    origin = Origin(kind=Kind.NPY, normalisation=IDENTITY, bits=64, name="phantom.npy", dataset=None)
-    results: dict[str, list[edge.Denoised]] = {one.name: [] for one in judged}
+def time_on_own_site(judged: Sequence[Judged], side: int, repetitions: int, tell: Callable[[str], None]) -> dict[str, Timing]:
+    """As `time_on_shares`, with servers and a dealer of its own on this machine. Raises DarkroomError."""
     with (
         tempfile.TemporaryDirectory(prefix="darkroom-quality-") as folder,
         simulation(Path(folder) / "site", tell=tell) as running,
     ):
-        config = load_config(running.hospital_file)
+        return time_on_shares(load_config(running.hospital_file), judged, side, repetitions, tell)
+
+
+def time_on_shares(
+    config: HospitalConfig, judged: Sequence[Judged], side: int, repetitions: int, tell: Callable[[str], None]
+) -> dict[str, Timing]:
+    """Denoise a phantom with each network on live servers, in turn; a warm-up goes before. Raises DarkroomError.
+
+    config: of one who may push models and denoise, as the hospital of a simulation may.
+    """
+    pixels = torch.from_numpy(phantom(side, LEVEL).astype(np.float64))
+    origin = Origin(kind=Kind.NPY, normalisation=IDENTITY, bits=64, name="phantom.npy", dataset=None)
+    results: dict[str, list[edge.Denoised]] = {one.name: [] for one in judged}
+    for one in judged:
+        push_model(config, one.model)
+    record = acquisition.store(config, SourceImage(pixels, origin), sigma=LEVEL / 255)
+    for repetition in range(repetitions + 1):
         for one in judged:
-            push_model(config, one.model)
-        record = acquisition.store(config, SourceImage(pixels, origin), sigma=LEVEL / 255)
-        for repetition in range(repetitions + 1):
-            for one in judged:
-                result = edge.denoise(config, record.object_id, model=one.name)
-                tell(f"{one.name}, {side}x{side} on shares: {result.online_seconds:.2f} s online")
-                if repetition:
-                    results[one.name].append(result)
-        acquisition.delete(config, record.object_id)
+            result = edge.denoise(config, record.object_id, model=one.name)
+            tell(f"{one.name}, {side}x{side} on shares: {result.online_seconds:.2f} s online")
+            if repetition:
+                results[one.name].append(result)
+    acquisition.delete(config, record.object_id)
     return {one.name: _timing(side, results[one.name], float_estimate(one.model, pixels, LEVEL / 255)) for one in judged}
 
 

@@ -12,6 +12,10 @@ from training.subjects import SubjectSplit
 
 PHOTOGRAPHS: Final = """Networks that learned from natural_bsd400, on the tenth of it that was held back. Its photographs are for
 non-commercial research only, as are these weights."""
+WORST_CASES: Final = """The slice on which each network is furthest behind BM3D (or the best other peer), cropped to where it
+loses the most. Differences are five times as strong, about mid-grey."""
+MODES: Final = """Network `{name}`, packing noise 25/255. Nothing here ran on shares. A keyed store is uniform: a thief of both
+guesses mid-grey."""
 REAL_NOISE: Final = """Slices as they are, no noise added, every method told what `--sigma auto` estimates. What is measured:
 `bench/quality/real_noise.py`. Series of train/* were learned from, without their noise being known."""
 Means = Mapping[str, Mapping[float, Merit]]
@@ -134,7 +138,8 @@ def split_sentence(split: SubjectSplit) -> str:
     return (
         f"{total} subjects: {split.subjects[0]} to learn from ({training}), {split.subjects[1]} to choose by ({validation}), "
         f"{split.subjects[2]} to judge by ({test}). 70/15/15 of so few is {shares}. The shipped weights were chosen on both "
-        "series of validation/*, so the part to judge by is not untouched. Means over its slices:"
+        "series of validation/*, so the part to judge by is not untouched. No network was trained under this split: its part to "
+        "learn from is not what the shipped ones learned from, the medical series of train/*. Means over its slices:"
     )
 
 

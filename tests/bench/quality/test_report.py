@@ -52,7 +52,7 @@ def test_the_report_holds_every_method_and_figure(
     output = tmp_path / "report"
     natural = models.pop()
     arguments = ["--images", images, "--models", *models, "--slices", 2, "--without", "BM3D", "bilateral", "--log", log]
-    arguments += ["--natural", natural]
+    arguments += ["--natural", natural, "--shares", 0]
     monkeypatch.setattr(sys, "argv", ["quality", *map(str, arguments), "--output", str(output)])
     monkeypatch.setattr(command, "available_peers", lambda: {"BM3D": _copy, "bilateral": _copy, "median 3x3": _copy})
 
@@ -72,13 +72,17 @@ def test_the_report_holds_every_method_and_figure(
         "3 subjects: 1 to learn from (train/",
         "1 to judge by (validation/discs)",
         "70/15/15 of so few is 33/33/33",
+        "No network was trained under this split",
+        "## Blind beside keyed, the network in floating point in both",
         "## Photographs",
         "| natural |",
         "| train/two, slice 2 | first |",
     ):
         assert part in text
     assert "bilateral" not in text
-    for name in ("crops", "real-noise", "wires", "regression", "errors", "input-output", "training"):
+    assert "first against median 3x3, worst case" in text  # the only peer
+    worst_cases = ("worst-first", "worst-second", "worst-natural")
+    for name in ("crops", "real-noise", "wires", "regression", "errors", "input-output", "training", *worst_cases):
         assert (output / f"{name}.png").stat().st_size > 500
         assert f"({name}.png)" in text
     measured = json.loads((output / "measurements.json").read_text())
