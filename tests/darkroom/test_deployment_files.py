@@ -13,6 +13,7 @@ import typer
 import yaml
 
 from darkroom.cli import app
+from darkroom.pacs.command import BUSY_SECONDS
 from proto.party import DRAIN_SECONDS, LAST_WORDS_SECONDS
 
 REPOSITORY = Path(__file__).parents[2]
@@ -29,6 +30,7 @@ IN_CONTAINER = "docker compose run --rm "
 COMMAND = re.compile(rf"(?:{IN_CONTAINER}\S+ |ID=\$\(|\.venv/bin/)*(?P<command>darkroom [^)]*)")
 ROLES = {"server-a": ("server_a", "server.toml"), "server-b": ("server_b", "server.toml"), "dealer": ("dealer", "dealer.toml")}
 STOPPING_SECONDS = DRAIN_SECONDS + LAST_WORDS_SECONDS  # what a party takes at most, by itself
+UNITS = {**{role: role for role in ROLES}, "serve-dicom": "hospital"}  # and the one folder that each may write
 PLACES = {"server-a": "operator-a", "server-b": "operator-b", "dealer": "dealer"}
 HARDENED = {
     "NoNewPrivileges": "true",
@@ -44,22 +46,45 @@ HARDENED = {
 }
 
 
-@pytest.mark.parametrize("role", ROLES)
-def test_units_are_hardened_and_know_one_role_only(role: str) -> None:
-    module, config = ROLES[role]
-    unit = configparser.RawConfigParser(strict=False)
-    unit.optionxform = str  # type: ignore[assignment, method-assign]
-    text = (DEPLOY / "systemd" / f"darkroom-{role}.service").read_text()
-    unit.read_string(text)
-    service = unit["Service"]
+def unit(name: str) -> configparser.RawConfigParser:
+    parsed = configparser.RawConfigParser(strict=False)
+    parsed.optionxform = str  # type: ignore[assignment, method-assign]
+    parsed.read_string((DEPLOY / "systemd" / f"darkroom-{name}.service").read_text())
+    return parsed
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_units_are_hardened_and_know_one_role_only(name: str) -> None:
+    service = unit(name)["Service"]
     assert {key: service[key] for key in HARDENED} == HARDENED
+    assert service["WorkingDirectory"] == service["ReadWritePaths"] == f"/var/lib/darkroom/{UNITS[name]}"
+    text = (DEPLOY / "systemd" / f"darkroom-{name}.service").read_text()
+    assert not [other for other in UNITS.values() if other != UNITS[name] and f"darkroom/{other}" in text]
+    assert unit(name)["Install"]["WantedBy"] == "multi-user.target"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_units_of_parties_start_them_and_let_them_end(role: str) -> None:
+    module, config = ROLES[role]
+    service = unit(role)["Service"]
     assert service["ExecStart"].endswith(f"python -P -m {module} --config /var/lib/darkroom/{role}/{config}")
-    assert service["ReadWritePaths"] == f"/var/lib/darkroom/{role}"
-    assert not [other for other in ROLES if other != role and f"darkroom/{other}" in text]
     assert float(service["TimeoutStopSec"]) > STOPPING_SECONDS  # else an evaluation under way is killed
 
 
-@pytest.mark.parametrize("role", ROLES)
+def test_the_unit_of_the_dicom_node_starts_it_and_lets_it_end() -> None:
+    """With the options that docs/pacs.md puts into the unit's file of settings."""
+    service = unit("serve-dicom")["Service"]
+    page = REPOSITORY / "docs" / "pacs.md"
+    assert service["EnvironmentFile"] in page.read_text()
+    (options,) = [line.removeprefix("SERVE_DICOM=") for line in block_lines(page) if line.startswith("SERVE_DICOM=")]
+    before, words = service["ExecStart"].split(" -m darkroom ")
+    assert before == "/opt/darkroom/.venv/bin/python -P"
+    parse(shlex.split(words.replace("$SERVE_DICOM", shlex.split(options)[0])))
+    minutes = service["TimeoutStopSec"].removesuffix("min")
+    assert 60 * float(minutes) > BUSY_SECONDS
+
+
+@pytest.mark.parametrize("role", UNITS)
 def test_units_are_units_to_systemd(role: str, tmp_path: Path) -> None:
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
