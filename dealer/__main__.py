@@ -28,7 +28,7 @@ def add_dealer(server: grpc.Server, service: DealerService) -> DealerService:
 
 
 def main() -> None:
-    """Serve until stopped. Where it cannot start: a sentence on standard error, and its exit code (`proto.exit_codes`)."""
+    """Entry point."""
     parser = argparse.ArgumentParser(prog="dealer", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="TOML: listen, ready_file, [identity], [peers]")
     parser.add_argument("--exit-on-stdin-eof", action="store_true", help="stop when standard input ends")

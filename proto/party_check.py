@@ -40,7 +40,7 @@ _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 def check_party(settings: Settings, configured: Callable[[], object]) -> list[CheckResult]:
     """All checks of one party. configured: reads the rest of its settings; raises DarkroomError where they are at fault."""
     home = settings.path.absolute().parent
-    apart = f"give the dealer a machine of its own, and correct its address in {settings.path} (`darkroom provision --dealer`)"
+    apart = "give the dealer a machine of its own, at an address that is known here (`darkroom provision --dealer`)"
     results = [
         attempt("settings", configured, f"correct {settings.path}, or have `darkroom provision` write it again"),
         attempt("settings: dealer and servers apart", partial(_apart, settings), apart),
