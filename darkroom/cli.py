@@ -1,6 +1,8 @@
 """The command line. Declares commands, options and help; the work is in `commands`, `demo` and `client`.
 
 Imports inside the commands keep `--help` and usage errors fast: torch and gRPC take seconds to load.
+A line of an example is a whole command of at most 78 characters, so that it can be copied from a terminal of 80 columns: each
+line there is padded with blanks, after which no backslash would join it to the next.
 """
 
 import math
@@ -158,9 +160,12 @@ def up(
 ) -> None:
     """Run dealer, server A and server B on this machine until Ctrl-C. For trying out: one machine protects nothing.
 
-    Writes client.toml, edge.toml, hospital.toml and model-owner.toml into DIR. What DIR holds already is kept.
+    Writes client.toml, edge.toml, hospital.toml and model-owner.toml into DIR.
+    What DIR holds already is kept.
 
-    Example: [bold]darkroom up --dir sim[/bold], and in another terminal [bold]darkroom doctor --config sim/hospital.toml[/bold]
+    Example: [bold]darkroom up --dir sim[/bold]
+
+    Then, in another terminal: [bold]darkroom doctor --config sim/hospital.toml[/bold]
     """
     from darkroom.commands import run_up
 
@@ -196,7 +201,7 @@ def store(
 
     Reads DICOM, NIfTI, grey PNG and TIFF, and 2-D float .npy in [0, 1].
 
-    Example: [bold]darkroom store scan.dcm --packing blind --packing-sigma 20 --config sim/client.toml[/bold]
+    Example: [bold]darkroom store scan.dcm --packing blind --config sim/client.toml[/bold]
     """
     from darkroom.commands import run_store
     from darkroom.store_options import StoreOptions
@@ -232,11 +237,15 @@ def denoise(
 ) -> None:
     """Have a stored image denoised and put the result together. With a FILE or DIR: store, open and delete in one.
 
-    --packing and --packing-sigma are for a FILE or DIR; an object keeps those that it was stored with. A FILE of several planes
-    gives one file of as many. A DIR's images go into the same places under OUT; one failure does not stop the rest; run again, it
-    does what is not done. With --series, a folder that is one DICOM series gives a folder.
+    --packing and --packing-sigma are for a FILE or DIR; an object keeps those
+    that it was stored with. A FILE of several planes gives one file of as many.
+    A DIR's images go into the same places under OUT; one failure does not stop
+    the rest; run again, it does what is not done. With --series, a folder that
+    is one DICOM series gives a folder.
 
-    Example: [bold]darkroom denoise $(darkroom store scan.dcm --config sim/client.toml) -o clean.dcm --config sim/edge.toml[/bold]
+    Example:
+    [bold]ID=$(darkroom store scan.dcm --config sim/client.toml)
+    darkroom denoise $ID -o clean.dcm --config sim/edge.toml[/bold]
 
     Example: [bold]darkroom denoise scan.dcm -o clean.dcm --config sim/hospital.toml[/bold]
 
@@ -274,10 +283,12 @@ def plan(
 ) -> None:
     """Say what an evaluation costs before it is paid: by layer what is opened, sent, dealt and computed, and how long it takes.
 
-    Asks no server. Multiplications count at the rate of a core of this machine, measured in a moment; bytes over the bandwidth;
-    a message takes half a round trip, since both servers send at once; nothing is taken to overlap, so it is rather less.
+    Asks no server. Multiplications count at the rate of a core of this machine,
+    measured in a moment; bytes over the bandwidth; a message takes half a round
+    trip, since both servers send at once; nothing is taken to overlap, so it is
+    rather less.
 
-    Example: [bold]darkroom plan --model base --size 512x512 --bandwidth 1Gbit --rtt 20ms[/bold]
+    Example: [bold]darkroom plan --size 512x512 --bandwidth 1Gbit --rtt 20ms[/bold]
     """
     from darkroom.plan_command import run_plan
     from darkroom.units import parse_bandwidth, parse_delay, parse_size
@@ -321,9 +332,12 @@ def serve_dicom(
 ) -> None:
     """Receive images by C-STORE, denoise them, and send the results on by C-STORE, until SIGTERM or Ctrl-C.
 
-    What is received is on disk before it is acknowledged; a restart goes on with it. docs/pacs.md says how to set it up.
+    What is received is on disk before it is acknowledged; a restart goes on
+    with it. docs/pacs.md says how to set it up.
 
-    Example: [bold]darkroom serve-dicom --listen 127.0.0.1:11112 --send-to PACS@127.0.0.1:4242 --config sim/hospital.toml[/bold]
+    Example:
+    [bold]export DARKROOM_CONFIG=sim/hospital.toml
+    darkroom serve-dicom --listen 127.0.0.1:11112 --send-to PACS@127.0.0.1:4242[/bold]
     """
     from darkroom.pacs.addresses import parse_address, parse_aet, parse_peer
     from darkroom.pacs.command import PacsOptions, run_serve_dicom, tls_files
@@ -348,7 +362,9 @@ def delete(
 ) -> None:
     """Delete an object at both servers, and its record here.
 
-    Example: [bold]darkroom delete $(darkroom store scan.dcm --config sim/client.toml) --config sim/client.toml[/bold]
+    Example:
+    [bold]ID=$(darkroom store scan.dcm --config sim/client.toml)
+    darkroom delete $ID --config sim/client.toml[/bold]
     """
     from darkroom.commands import run_delete
 

@@ -34,8 +34,9 @@ def key_export(
 ) -> None:
     """Give an edge elsewhere in the hospital the keys of one object, and a grant for a window from now on. Secret.
 
-    Example: [bold]darkroom key export $(darkroom store scan.dcm --config sim/client.toml) --window 1h -o ward7.json
-    --config sim/client.toml[/bold]
+    Example:
+    [bold]ID=$(darkroom store scan.dcm --config sim/client.toml)
+    darkroom key export $ID --window 1h -o ward7.json --config sim/client.toml[/bold]
     """
     from darkroom.commands import run_key_export
 

@@ -47,7 +47,8 @@ def model_import_dncnn(
 ) -> None:
     """Make a model file of a trained grey DnCNN: batch normalisation folded, weights and wires in fixed point.
 
-    Takes a minute or two: how large its wires grow is measured on hostile images. The file is read without running code.
+    Takes a minute or two: how large its wires grow is measured on hostile
+    images. The file is read without running code.
 
     Example: [bold]darkroom model import-dncnn net.pth -o dncnn.safetensors[/bold]
     """

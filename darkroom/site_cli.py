@@ -59,12 +59,18 @@ def provision(
 ) -> None:
     """Make identities, keys and configuration: a folder for each role, to be moved to its machine as it is. Starts nothing.
 
-    Each folder holds its own role's secrets alone. What DIR holds already is kept, addresses too; expired certificates are
-    renewed. The fingerprints on standard error are compared by telephone. A dealer at a server's host is refused.
+    Each folder holds its own role's secrets alone. What DIR holds already is
+    kept, addresses too; expired certificates are renewed. The fingerprints on
+    standard error are compared by telephone. A dealer at a server's host is
+    refused. With --role, `darkroom accept` then takes each peer's certificate.
 
-    Example: [bold]darkroom provision --dir site --server-a a.example:7601 --server-b b.example:7602[/bold], and --dealer
+    Example:
+    [bold]A=a.example:7601 B=b.example:7602 D=d.example:7600
+    darkroom provision --dir site --server-a $A --server-b $B --dealer $D[/bold]
 
-    Example: [bold]darkroom provision --dir mine --role server-b[/bold] and the addresses; then accept, for each peer
+    Example:
+    [bold]A=a.example:7601 D=d.example:7600
+    darkroom provision --dir mine --role server-a --server-a $A --dealer $D[/bold]
     """
     from darkroom.site_commands import run_provision
 
@@ -90,6 +96,9 @@ def accept(
     json: JsonOption = None,
 ) -> None:
     """Pin a peer's certificate for the roles in DIR, if it has the fingerprint that its owner read out.
+
+    In the example, 9f3a 11c0 ... stands for the 64 digits that you heard: fill
+    them in.
 
     Example: [bold]darkroom accept server-a.crt --fingerprint "9f3a 11c0 ..." --dir mine[/bold]
     """
