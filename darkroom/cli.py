@@ -14,6 +14,7 @@ import typer
 
 from darkroom import __version__
 from darkroom.cli_options import ConfigOption, JsonOption, WindowOption
+from darkroom.error_report import told_as_json
 from darkroom.key_cli import key_app
 from darkroom.model_cli import model_app
 from darkroom.site_cli import site_app
@@ -151,7 +152,8 @@ def demo(
     """
     from darkroom.demo import run_demo
 
-    run_demo(image=image, sigma=sigma / 255.0, folder=out, model=model, site=dir, json_path=json)
+    with told_as_json(json, makes=out):
+        run_demo(image=image, sigma=sigma / 255.0, folder=out, model=model, site=dir, json_path=json)
 
 
 @app.command()
@@ -175,6 +177,7 @@ def up(
 @app.command()
 def sample(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="DICOM file to write; nothing is overwritten.")],
+    json: JsonOption = None,
 ) -> None:
     """Write a real medical image to try things with: an abdominal MR that comes with pydicom.
 
@@ -182,7 +185,8 @@ def sample(
     """
     from darkroom.commands import run_sample
 
-    run_sample(file)
+    with told_as_json(json):
+        run_sample(file, json)
 
 
 @app.command()
@@ -254,7 +258,6 @@ def denoise(
     from client.dicom_derived import Derivation
     from darkroom.batch_command import run_denoise_folder
     from darkroom.commands import run_denoise
-    from darkroom.error_report import told_as_json
     from darkroom.store_options import StoreOptions
 
     packing_unit = None if packing_sigma is None else packing_sigma / 255.0
@@ -266,7 +269,7 @@ def denoise(
             raise typer.BadParameter("is for one image or series, not for a folder of images", param_hint="--profile")
         run_denoise_folder(config, Path(source), output, model, options, json, jobs=jobs, redo=redo)
     else:
-        with told_as_json(json):
+        with told_as_json(json, makes=output if series else None):
             run_denoise(config, source, output, model, options, json, series=series, wait=wait, profile=profile)
 
 
@@ -295,7 +298,8 @@ def plan(
 
     height, width = _parsed(parse_size, size, "--size")
     bits, seconds = _parsed(parse_bandwidth, bandwidth, "--bandwidth"), _parsed(parse_delay, rtt, "--rtt")
-    run_plan(model, height, width, bandwidth=bits, rtt=seconds, engine=_engine(engine), json_path=json)
+    with told_as_json(json):
+        run_plan(model, height, width, bandwidth=bits, rtt=seconds, engine=_engine(engine), json_path=json)
 
 
 @app.command("serve-dicom")
@@ -368,7 +372,8 @@ def delete(
     """
     from darkroom.commands import run_delete
 
-    run_delete(config, object_id, json)
+    with told_as_json(json):
+        run_delete(config, object_id, json)
 
 
 @app.command()
@@ -381,4 +386,5 @@ def doctor(config: ConfigOption, json: JsonOption = None) -> None:
     """
     from darkroom.commands import run_doctor
 
-    run_doctor(config, json)
+    with told_as_json(json):
+        run_doctor(config, json)

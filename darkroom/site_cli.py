@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 import typer
 
 from darkroom.cli_options import JsonOption
+from darkroom.error_report import told_as_json
 
 site_app = typer.Typer()
 
@@ -74,15 +75,16 @@ def provision(
     """
     from darkroom.site_commands import run_provision
 
-    run_provision(
-        dir,
-        role=role,
-        advertised={"server-a": tuple(server_a or ()), "server-b": tuple(server_b or ()), "dealer": tuple(dealer or ())},
-        bound={"server-a": listen_a, "server-b": listen_b, "dealer": listen_dealer},
-        routes=tuple(route or ()),
-        renew=renew,
-        json_path=json,
-    )
+    with told_as_json(json, makes=dir):
+        run_provision(
+            dir,
+            role=role,
+            advertised={"server-a": tuple(server_a or ()), "server-b": tuple(server_b or ()), "dealer": tuple(dealer or ())},
+            bound={"server-a": listen_a, "server-b": listen_b, "dealer": listen_dealer},
+            routes=tuple(route or ()),
+            renew=renew,
+            json_path=json,
+        )
 
 
 @site_app.command()
@@ -104,7 +106,8 @@ def accept(
     """
     from darkroom.site_commands import run_accept
 
-    run_accept(dir, file, fingerprint, replace=replace, json_path=json)
+    with told_as_json(json):
+        run_accept(dir, file, fingerprint, replace=replace, json_path=json)
 
 
 @site_app.command()
@@ -115,4 +118,5 @@ def fingerprints(dir: DirOption, json: JsonOption = None) -> None:
     """
     from darkroom.site_commands import run_fingerprints
 
-    run_fingerprints(dir, json)
+    with told_as_json(json):
+        run_fingerprints(dir, json)
