@@ -86,6 +86,7 @@ def deciding_options(model: str, options: StoreOptions) -> dict[str, Any]:
         "packing_sigma": options.packing_sigma,
         "sigma": options.sigma,
         "anonymous": options.derivation.anonymous,
+        "engine": options.engine,
     }
 
 
