@@ -24,7 +24,9 @@ PROFILE: Final = ("113100", "Basic Application Confidentiality Profile")
 INSTALL: Final = "pip install 'darkroom[anonymize]'"
 CANNOT: Final = (
     "removed names, dates, identifiers and private elements from the header (PS3.15 Annex E, basic profile). It cannot see text"
-    " that is burned into the pixels, or a face that a head scan shows: look at the image before it leaves the hospital"
+    " that is burned into the pixels, or a face that a head scan shows: look at the image before it leaves the hospital."
+    " File names are not changed either, and the .darkroom-batch.jsonl of a folder's results holds the sources' names and what"
+    " links replaced UIDs to them: keep it in the hospital"
 )
 _DUMMIES: Final = {"DA": "19000101", "TM": "000000", "DT": "19000101000000"}
 _Action = Callable[[Dataset, tuple[int, int]], None]
@@ -37,7 +39,10 @@ def require_anonymiser(dataset: Dataset | None, where: str) -> None:
     Raises BadInputError: no DICOM, or one that says that its pixels show who it is. ConfigurationError: a package is missing.
     """
     if dataset is None:
-        raise BadInputError(f"{where} is no DICOM: --anonymize is for DICOM results, the other forms carry no patient's header")
+        raise BadInputError(
+            f"{where} is no DICOM: --anonymize is for DICOM results. Other forms are not anonymised: a NIfTI"
+            " result has its source's header, and every result is named as you or its source name it"
+        )
     if str(dataset.get("BurnedInAnnotation", "")).upper() == "YES":
         raise BadInputError(
             f"{where} says that its pixels hold burned-in text (BurnedInAnnotation YES): an anonymous result would still"

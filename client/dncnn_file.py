@@ -106,8 +106,14 @@ def _state_dict(path: Path) -> Mapping[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, UnpicklingError, EOFError, ValueError, LookupError, AttributeError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadInputError(f"{path} is not a state dict that can be read without running code: {reason:.200}") from error
+        # Not torch's own words: they advise reading it in the way that does run code.
+        reason = (
+            (error.strerror or str(error)) if isinstance(error, OSError) else "it is no checkpoint of torch, or holds objects"
+        )
+        raise BadInputError(
+            f"{path} is not a state dict that can be read without running code ({reason}): save the network's state_dict(), names"
+            " and tensors alone, with torch.save"
+        ) from error
     for wrapping in WRAPPINGS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapping), Mapping):
             content = content[wrapping]

@@ -1,11 +1,13 @@
 """Entry point of the console script `darkroom`, and of `python -m darkroom`: errors become sentences and exit codes."""
 
+import contextlib
 import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from types import FrameType
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TextIO, cast
 
 INTERRUPTED: Final = 130  # `darkroom.exit_codes` says the same; importing it takes time in which Ctrl-C may come
 
@@ -18,7 +20,8 @@ def main() -> NoReturn:
         code = INTERRUPTED
     if code == INTERRUPTED:
         print("darkroom: interrupted", file=sys.stderr, flush=True)
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
         # Everything is put away. After `sys.exit` CPython may still end us by SIGINT: a KeyboardInterrupt that passed through
         # Python run by C code, as in the import of torch, counts as unhandled for it whatever we do.
         os._exit(INTERRUPTED)
@@ -33,8 +36,8 @@ def _run() -> int | str | None:
         signal.signal(number, _interrupt)
 
     from darkroom.cli import app
-    from darkroom.exit_codes import ExitCode, exit_code_of
-    from darkroom.output import err
+    from darkroom.exit_codes import exit_code_of
+    from darkroom.output import CheckedOutput, err
     from proto.logs import configure_logs
     from protocols.errors import DarkroomError
 
@@ -44,15 +47,24 @@ def _run() -> int | str | None:
     configure_logs()
     debug = len(arguments) < len(sys.argv) - 1 or os.environ.get("DARKROOM_DEBUG", "") not in ("", "0")
     try:
-        app(arguments, prog_name="darkroom")
+        with contextlib.redirect_stdout(cast("TextIO", CheckedOutput(sys.stdout))):
+            code = _told(app, arguments)
+            sys.stdout.flush()
+        return code
     except DarkroomError as error:
         if debug:
             traceback.print_exception(error)
         err().print(f"darkroom: {error}", markup=False)
         return exit_code_of(error)
+
+
+def _told(app: Callable[..., object], arguments: list[str]) -> int | str | None:
+    """Run the command line; its exit code. Raises DarkroomError."""
+    try:
+        app(arguments, prog_name="darkroom")
     except SystemExit as stop:
         return stop.code
-    return ExitCode.OK
+    return 0
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -10,11 +10,12 @@ from darkroom.batch import BUSY_SECONDS, Batch, Plan, State, Summary
 from darkroom.batch_files import find_images
 from darkroom.batch_manifest import open_manifest
 from darkroom.batch_view import BatchView, summary_json, summary_lines
+from darkroom.error_report import told_as_json
 from darkroom.exit_codes import exit_code_of
 from darkroom.file_denoising import denoise_file
-from darkroom.output import STDOUT, Teller, err, write_json
+from darkroom.output import Teller, err, result_line, write_json
 from darkroom.store_options import StoreOptions
-from protocols.errors import BadInputError, NotFoundError
+from protocols.errors import BadInputError, DarkroomError, NotFoundError
 
 
 def run_denoise_folder(
@@ -32,9 +33,16 @@ def run_denoise_folder(
 
     Raises DarkroomError: what concerns every image. KeyboardInterrupt: after the summary.
     """
+    with told_as_json(json_path, makes=output):
+        summary, plan = _denoised(config_file, folder, output, model, options, jobs=jobs, redo=redo)
+    _show(summary, plan, json_path)
+
+
+def _denoised(
+    config_file: Path, folder: Path, output: Path, model: str, options: StoreOptions, *, jobs: int, redo: bool
+) -> tuple[Summary, Plan]:
     config = load_config(config_file)
     config = config if options.key is None else config.with_noise_key(options.key)
-
     images = find_images(folder, output)
     if not any(image.output for image in images):
         raise BadInputError(f"{folder} holds no image: none of its {len(images)} files can be denoised")
@@ -54,8 +62,7 @@ def run_denoise_folder(
             redo=redo,
             jobs=jobs,
         )
-        summary = Batch(plan, manifest, view).run(images)
-    _show(summary, plan, json_path)
+        return Batch(plan, manifest, view).run(images), plan
 
 
 def require_model(config: HospitalConfig, model: str) -> None:
@@ -79,13 +86,18 @@ def deciding_options(model: str, options: StoreOptions) -> dict[str, Any]:
         "packing_sigma": options.packing_sigma,
         "sigma": options.sigma,
         "anonymous": options.derivation.anonymous,
+        "engine": options.engine,
     }
 
 
 def _show(summary: Summary, plan: Plan, json_path: str | None) -> None:
-    if json_path != STDOUT:
-        print("\n".join(summary_lines(summary)), flush=True)
-    write_json(summary_json(summary, plan), json_path)
+    try:
+        result_line("\n".join(summary_lines(summary)), json_path)
+        write_json(summary_json(summary, plan), json_path)
+    except DarkroomError as error:
+        if not summary.interrupted and summary.error is None:
+            raise
+        err().print(f"note: {error}", markup=False)  # not in place of what the batch ended with
     if summary.interrupted:
         raise KeyboardInterrupt
     if summary.stopped is not None:

@@ -1,6 +1,8 @@
 """The command line. Declares commands, options and help; the work is in `commands`, `demo` and `client`.
 
 Imports inside the commands keep `--help` and usage errors fast: torch and gRPC take seconds to load.
+A line of an example is a whole command of at most 78 characters, so that it can be copied from a terminal of 80 columns: each
+line there is padded with blanks, after which no backslash would join it to the next.
 """
 
 import math
@@ -12,6 +14,7 @@ import typer
 
 from darkroom import __version__
 from darkroom.cli_options import ConfigOption, JsonOption, WindowOption
+from darkroom.error_report import told_as_json
 from darkroom.key_cli import key_app
 from darkroom.model_cli import model_app
 from darkroom.site_cli import site_app
@@ -149,7 +152,8 @@ def demo(
     """
     from darkroom.demo import run_demo
 
-    run_demo(image=image, sigma=sigma / 255.0, folder=out, model=model, site=dir, json_path=json)
+    with told_as_json(json, makes=out):
+        run_demo(image=image, sigma=sigma / 255.0, folder=out, model=model, site=dir, json_path=json)
 
 
 @app.command()
@@ -158,9 +162,12 @@ def up(
 ) -> None:
     """Run dealer, server A and server B on this machine until Ctrl-C. For trying out: one machine protects nothing.
 
-    Writes client.toml, edge.toml, hospital.toml and model-owner.toml into DIR. What DIR holds already is kept.
+    Writes client.toml, edge.toml, hospital.toml and model-owner.toml into DIR.
+    What DIR holds already is kept.
 
-    Example: [bold]darkroom up --dir sim[/bold], and in another terminal [bold]darkroom doctor --config sim/hospital.toml[/bold]
+    Example: [bold]darkroom up --dir sim[/bold]
+
+    Then, in another terminal: [bold]darkroom doctor --config sim/hospital.toml[/bold]
     """
     from darkroom.commands import run_up
 
@@ -170,6 +177,7 @@ def up(
 @app.command()
 def sample(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="DICOM file to write; nothing is overwritten.")],
+    json: JsonOption = None,
 ) -> None:
     """Write a real medical image to try things with: an abdominal MR that comes with pydicom.
 
@@ -177,7 +185,8 @@ def sample(
     """
     from darkroom.commands import run_sample
 
-    run_sample(file)
+    with told_as_json(json):
+        run_sample(file, json)
 
 
 @app.command()
@@ -196,7 +205,7 @@ def store(
 
     Reads DICOM, NIfTI, grey PNG and TIFF, and 2-D float .npy in [0, 1].
 
-    Example: [bold]darkroom store scan.dcm --packing blind --packing-sigma 20 --config sim/client.toml[/bold]
+    Example: [bold]darkroom store scan.dcm --packing blind --config sim/client.toml[/bold]
     """
     from darkroom.commands import run_store
     from darkroom.store_options import StoreOptions
@@ -232,11 +241,15 @@ def denoise(
 ) -> None:
     """Have a stored image denoised and put the result together. With a FILE or DIR: store, open and delete in one.
 
-    --packing and --packing-sigma are for a FILE or DIR; an object keeps those that it was stored with. A FILE of several planes
-    gives one file of as many. A DIR's images go into the same places under OUT; one failure does not stop the rest; run again, it
-    does what is not done. With --series, a folder that is one DICOM series gives a folder.
+    --packing and --packing-sigma are for a FILE or DIR; an object keeps those
+    that it was stored with. A FILE of several planes gives one file of as many.
+    A DIR's images go into the same places under OUT; one failure does not stop
+    the rest; run again, it does what is not done. With --series, a folder that
+    is one DICOM series gives a folder.
 
-    Example: [bold]darkroom denoise $(darkroom store scan.dcm --config sim/client.toml) -o clean.dcm --config sim/edge.toml[/bold]
+    Example:
+    [bold]ID=$(darkroom store scan.dcm --config sim/client.toml)
+    darkroom denoise $ID -o clean.dcm --config sim/edge.toml[/bold]
 
     Example: [bold]darkroom denoise scan.dcm -o clean.dcm --config sim/hospital.toml[/bold]
 
@@ -245,7 +258,6 @@ def denoise(
     from client.dicom_derived import Derivation
     from darkroom.batch_command import run_denoise_folder
     from darkroom.commands import run_denoise
-    from darkroom.error_report import told_as_json
     from darkroom.store_options import StoreOptions
 
     packing_unit = None if packing_sigma is None else packing_sigma / 255.0
@@ -257,7 +269,7 @@ def denoise(
             raise typer.BadParameter("is for one image or series, not for a folder of images", param_hint="--profile")
         run_denoise_folder(config, Path(source), output, model, options, json, jobs=jobs, redo=redo)
     else:
-        with told_as_json(json):
+        with told_as_json(json, makes=output if series else None):
             run_denoise(config, source, output, model, options, json, series=series, wait=wait, profile=profile)
 
 
@@ -274,17 +286,20 @@ def plan(
 ) -> None:
     """Say what an evaluation costs before it is paid: by layer what is opened, sent, dealt and computed, and how long it takes.
 
-    Asks no server. Multiplications count at the rate of a core of this machine, measured in a moment; bytes over the bandwidth;
-    a message takes half a round trip, since both servers send at once; nothing is taken to overlap, so it is rather less.
+    Asks no server. Multiplications count at the rate of a core of this machine,
+    measured in a moment; bytes over the bandwidth; a message takes half a round
+    trip, since both servers send at once; nothing is taken to overlap, so it is
+    rather less.
 
-    Example: [bold]darkroom plan --model base --size 512x512 --bandwidth 1Gbit --rtt 20ms[/bold]
+    Example: [bold]darkroom plan --size 512x512 --bandwidth 1Gbit --rtt 20ms[/bold]
     """
     from darkroom.plan_command import run_plan
     from darkroom.units import parse_bandwidth, parse_delay, parse_size
 
     height, width = _parsed(parse_size, size, "--size")
     bits, seconds = _parsed(parse_bandwidth, bandwidth, "--bandwidth"), _parsed(parse_delay, rtt, "--rtt")
-    run_plan(model, height, width, bandwidth=bits, rtt=seconds, engine=_engine(engine), json_path=json)
+    with told_as_json(json):
+        run_plan(model, height, width, bandwidth=bits, rtt=seconds, engine=_engine(engine), json_path=json)
 
 
 @app.command("serve-dicom")
@@ -321,9 +336,12 @@ def serve_dicom(
 ) -> None:
     """Receive images by C-STORE, denoise them, and send the results on by C-STORE, until SIGTERM or Ctrl-C.
 
-    What is received is on disk before it is acknowledged; a restart goes on with it. docs/pacs.md says how to set it up.
+    What is received is on disk before it is acknowledged; a restart goes on
+    with it. docs/pacs.md says how to set it up.
 
-    Example: [bold]darkroom serve-dicom --listen 127.0.0.1:11112 --send-to PACS@127.0.0.1:4242 --config sim/hospital.toml[/bold]
+    Example:
+    [bold]export DARKROOM_CONFIG=sim/hospital.toml
+    darkroom serve-dicom --listen 127.0.0.1:11112 --send-to PACS@127.0.0.1:4242[/bold]
     """
     from darkroom.pacs.addresses import parse_address, parse_aet, parse_peer
     from darkroom.pacs.command import PacsOptions, run_serve_dicom, tls_files
@@ -348,11 +366,14 @@ def delete(
 ) -> None:
     """Delete an object at both servers, and its record here.
 
-    Example: [bold]darkroom delete $(darkroom store scan.dcm --config sim/client.toml) --config sim/client.toml[/bold]
+    Example:
+    [bold]ID=$(darkroom store scan.dcm --config sim/client.toml)
+    darkroom delete $ID --config sim/client.toml[/bold]
     """
     from darkroom.commands import run_delete
 
-    run_delete(config, object_id, json)
+    with told_as_json(json):
+        run_delete(config, object_id, json)
 
 
 @app.command()
@@ -365,4 +386,5 @@ def doctor(config: ConfigOption, json: JsonOption = None) -> None:
     """
     from darkroom.commands import run_doctor
 
-    run_doctor(config, json)
+    with told_as_json(json):
+        run_doctor(config, json)

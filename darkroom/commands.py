@@ -27,8 +27,9 @@ from client.records import ObjectRecord
 from client.report import build_report
 from client.waiting import patiently
 from darkroom import __version__
+from darkroom.error_report import told_as_json
 from darkroom.file_denoising import denoise_file
-from darkroom.output import STDOUT, Stages, err, err_table, out, result_line, write_json
+from darkroom.output import STDOUT, Stages, err, err_table, result_line, result_table, write_json
 from darkroom.plan_command import profile_table
 from darkroom.sample import write_sample
 from darkroom.simulation import Simulation, find_model, shipped_models, simulation
@@ -48,15 +49,16 @@ def run_up(folder: Path) -> None:
     console = err()
     with simulation(folder, tell=lambda line: console.print(line, markup=False)) as running:
         push_models(running, shipped_models())
-        print(f"ready: {running.hospital_file}", flush=True)
+        result_line(f"ready: {running.hospital_file}", None)
         console.print(f"Try: darkroom doctor --config {running.hospital_file}    (Ctrl-C stops everything)", markup=False)
         running.processes.wait()
 
 
-def run_sample(file: Path) -> None:
+def run_sample(file: Path, json_path: str | None) -> None:
     """Write the sample image and print where. Raises DarkroomError."""
     write_sample(file)
-    print(file)
+    result_line(str(file), json_path)
+    write_json({"file": str(file)}, json_path)
 
 
 def push_models(running: Simulation, models: list[Path]) -> None:
@@ -70,17 +72,26 @@ def push_models(running: Simulation, models: list[Path]) -> None:
 def run_store(config_file: Path, file: Path, options: StoreOptions, json_path: str | None, *, frame: int | None = None) -> None:
     """Store one image, or every plane of one, and print each id as soon as it is stored. frame: from 1; this plane alone.
 
-    Raises DarkroomError: ids that were printed by then are stored.
+    Raises DarkroomError: what was stored by then stays. Its ids are on standard output or, where they did not get there, on
+    standard error, and in the error that `--json` asks for.
     """
-    config = _with_key(load_config(config_file), options.key)
-    stack = read_stack(file)
     stored: list[dict[str, Any]] = []
-    with Stages(err()) as stages:
-        for image in _chosen(stack, frame, file):
-            record, leakage = _store(config, image, options, stages)
-            result_line(str(record.object_id), json_path)
-            stored.append({**_describe(record), "leakage_bits_per_pixel": leakage or None})
-    write_json(stored[0] if len(stored) == 1 else {"objects": stored}, json_path)
+    printed = 0
+    with told_as_json(json_path) as done, Stages(err()) as stages:
+        try:
+            config = _with_key(load_config(config_file), options.key)
+            for image in _chosen(read_stack(file), frame, file):
+                record, leakage = _store(config, image, options, stages)
+                stored.append({**_describe(record), "leakage_bits_per_pixel": leakage or None})
+                result_line(str(record.object_id), json_path)
+                printed += json_path != STDOUT
+            write_json(stored[0] if len(stored) == 1 else {"objects": stored}, json_path)
+        except (DarkroomError, KeyboardInterrupt):
+            for each in stored[printed:]:
+                stages.tell("note", f"stored all the same: {each['object_id']}")
+            if stored:
+                done["objects"] = stored
+            raise
 
 
 def _chosen(stack: ImageStack, frame: int | None, file: Path) -> Generator[SourceImage]:
@@ -193,9 +204,8 @@ def run_delete(config_file: Path, object_id: str, json_path: str | None) -> None
 def run_doctor(config_file: Path, json_path: str | None) -> None:
     """Show all checks; exit with the failed kind's code. Raises DarkroomError: the configuration itself is unusable."""
     results = check(load_config(config_file))
-    if json_path != STDOUT:
-        for result in results:
-            print("\n".join(result.lines()))
+    for result in results:
+        result_line("\n".join(result.lines()), json_path)
     write_json({"ok": passed(results), "checks": [vars(result) for result in results]}, json_path)
     if not passed(results):
         raise SystemExit(exit_code(results))
@@ -214,12 +224,11 @@ def run_model_push(config_file: Path, name: str, json_path: str | None) -> None:
 def run_model_list(config_file: Path, json_path: str | None) -> None:
     """List the models at the servers. Raises DarkroomError."""
     models = model_owner.list_models(load_config(config_file))
-    if json_path != STDOUT:
-        table = Table("model", "layers", "weights", "push", box=None, pad_edge=False)
-        for model in models:
-            push = str(next(iter(model.push_ids.values()))) if model.complete else "servers A and B differ: push it again"
-            table.add_row(model.name, str(len(model.network.layers)), str(_weights(model)), push)
-        out().print(table)
+    table = Table("model", "layers", "weights", "push", box=None, pad_edge=False)
+    for model in models:
+        push = str(next(iter(model.push_ids.values()))) if model.complete else "servers A and B differ: push it again"
+        table.add_row(model.name, str(len(model.network.layers)), str(_weights(model)), push)
+    result_table(table, json_path)
     listed = [
         {
             "name": model.name,
@@ -264,16 +273,18 @@ def run_import_dncnn(file: Path, output: Path, json_path: str | None) -> None:
     write_json(result, json_path)
 
 
-def run_key_new(file: Path) -> None:
+def run_key_new(file: Path, json_path: str | None) -> None:
     """Make a noise master key and print where. Raises ConfigurationError: the file exists."""
     create_noise_key(file)
-    print(file)
+    result_line(str(file), json_path)
+    write_json({"file": str(file)}, json_path)
 
 
-def run_key_export(config_file: Path, object_id: str, output: Path | None, window: str | None) -> None:
+def run_key_export(config_file: Path, object_id: str, output: Path | None, window: str | None, json_path: str | None) -> None:
     """Write the record of one object with a fresh grant: put it into the other edge's folder of object records.
 
-    Beside it goes what lies beside the record, such as a DICOM header. Raises DarkroomError.
+    Beside it goes what lies beside the record, such as a DICOM header. Without `output` the record itself is the result, on
+    standard output, which `json_path` then does not name. Raises DarkroomError.
     """
     config = load_config(config_file)
     client = config.require_client()
@@ -284,15 +295,20 @@ def run_key_export(config_file: Path, object_id: str, output: Path | None, windo
     with tempfile.TemporaryDirectory(prefix="darkroom-") as folder:
         records.save_record(Path(folder), exported)
         content = read_private(Path(folder) / f"{record.object_id}.json", "the object record")
+    written: list[str] = []
     if output is None:
-        print(content.decode(), end="")
-        return
-    with replacing(output, mode=PRIVATE_MODE) as file:
-        file.write(content)
-    for companion in records.companions(config.objects, record.object_id):
-        with replacing(output.with_suffix(companion.suffix), mode=PRIVATE_MODE) as file:
-            file.write(read_private(companion, "a file beside the object record,"))
-    print(output)
+        result_line(content.decode().removesuffix("\n"), None)
+    else:
+        with replacing(output, mode=PRIVATE_MODE) as file:
+            file.write(content)
+        written.append(str(output))
+        for companion in records.companions(config.objects, record.object_id):
+            beside = output.with_suffix(companion.suffix)
+            with replacing(beside, mode=PRIVATE_MODE) as file:
+                file.write(read_private(companion, "a file beside the object record,"))
+            written.append(str(beside))
+        result_line(str(output), json_path)
+    write_json({"object_id": str(record.object_id), "files": written}, json_path)
 
 
 def _show_denoised(

@@ -28,7 +28,7 @@ from client.report import float_estimate, measure_exactness, measure_quality, wr
 from darkroom.commands import push_models
 from darkroom.demo_view import Run, comparison_table, demo_report, panels
 from darkroom.file_denoising import deleting
-from darkroom.output import STDOUT, Stages, err, out, write_json
+from darkroom.output import Stages, err, result_line, result_table, write_json
 from darkroom.picture import write_picture
 from darkroom.sample import sample_image
 from darkroom.simulation import Simulation, find_model, simulation
@@ -77,9 +77,8 @@ def run_demo(*, image: Path | None, sigma: float, folder: Path, model: str, site
     write_picture(folder / PICTURE, panels(source.pixels, noisy.pixels, keyed, blind))
     report = demo_report(source.origin, keyed, blind)
     write_report(folder / REPORT, report)
-    if json_path != STDOUT:
-        out().print(comparison_table(keyed, blind))
-        print(f"\nThe picture, the image and the report are in {folder}: {PICTURE}, {result.name}, {REPORT}")
+    result_table(comparison_table(keyed, blind), json_path)
+    result_line(f"\nThe picture, the image and the report are in {folder}: {PICTURE}, {result.name}, {REPORT}", json_path)
     write_json(report, json_path)
 
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from darkroom.exit_codes import exit_code_of
-from darkroom.output import write_json
+from darkroom.output import err, require_writable, write_json
 from protocols.errors import DarkroomError, PeerUnavailableError
 
 
@@ -17,10 +18,21 @@ def error_report(error: DarkroomError) -> dict[str, Any]:
 
 
 @contextmanager
-def told_as_json(path: str | None) -> Generator[None]:
-    """Write an error of the block where `--json` asks for the result; the error goes on. Raises it."""
+def told_as_json(path: str | None, *, makes: Path | None = None) -> Generator[dict[str, Any]]:
+    """Write an error of the block where `--json` asks for the result; the error goes on. Raises it.
+
+    What the block puts into the dictionary is written beside the error: what was done by then. makes: a folder that the block
+    makes. Raises ConfigurationError before the block: there is nowhere to write to. Where writing fails only now, that is a note:
+    it must not stand in place of the error.
+    """
+    require_writable(path, makes=makes)
+    done: dict[str, Any] = {}
     try:
-        yield
+        yield done
     except DarkroomError as error:
-        write_json(error_report(error), path)
+        try:
+            write_json(error_report(error) | done, path)
+        except DarkroomError as unwritten:
+            if str(unwritten) != str(error):  # else the block had found that out
+                err().print(f"note: {unwritten}", markup=False)
         raise

@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-from darkroom.cli_options import ConfigOption, WindowOption
+from darkroom.cli_options import ConfigOption, JsonOption, WindowOption
+from darkroom.error_report import told_as_json
+from darkroom.output import STDOUT
 
 key_app = typer.Typer(help="Noise keys: of a hospital, of single objects.", no_args_is_help=True)
 
@@ -13,6 +15,7 @@ key_app = typer.Typer(help="Noise keys: of a hospital, of single objects.", no_a
 @key_app.command("new")
 def key_new(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write, mode 0600; nothing is overwritten.")],
+    json: JsonOption = None,
 ) -> None:
     """Make a noise master key. Whoever has it, and both servers' stores, has the images: keep it as you keep the images.
 
@@ -20,7 +23,8 @@ def key_new(
     """
     from darkroom.commands import run_key_new
 
-    run_key_new(file)
+    with told_as_json(json):
+        run_key_new(file, json)
 
 
 @key_app.command("export")
@@ -31,12 +35,17 @@ def key_export(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="File to write, mode 0600; default: standard output.")
     ] = None,
     window: WindowOption = None,
+    json: JsonOption = None,
 ) -> None:
     """Give an edge elsewhere in the hospital the keys of one object, and a grant for a window from now on. Secret.
 
-    Example: [bold]darkroom key export $(darkroom store scan.dcm --config sim/client.toml) --window 1h -o ward7.json
-    --config sim/client.toml[/bold]
+    Example:
+    [bold]ID=$(darkroom store scan.dcm --config sim/client.toml)
+    darkroom key export $ID --window 1h -o ward7.json --config sim/client.toml[/bold]
     """
     from darkroom.commands import run_key_export
 
-    run_key_export(config, object_id, output, window)
+    if output is None and json == STDOUT:
+        raise typer.BadParameter("- is where the object's keys go: give --output too", param_hint="--json")
+    with told_as_json(json):
+        run_key_export(config, object_id, output, window, json)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from darkroom.cli_options import ConfigOption, JsonOption
+from darkroom.error_report import told_as_json
 
 model_app = typer.Typer(help="Models at the servers.", no_args_is_help=True)
 
@@ -25,7 +26,8 @@ def model_push(
     """
     from darkroom.commands import run_model_push
 
-    run_model_push(config, model, json)
+    with told_as_json(json):
+        run_model_push(config, model, json)
 
 
 @model_app.command("list")
@@ -36,7 +38,8 @@ def model_list(config: ConfigOption, json: JsonOption = None) -> None:
     """
     from darkroom.commands import run_model_list
 
-    run_model_list(config, json)
+    with told_as_json(json):
+        run_model_list(config, json)
 
 
 @model_app.command("import-dncnn")
@@ -47,10 +50,12 @@ def model_import_dncnn(
 ) -> None:
     """Make a model file of a trained grey DnCNN: batch normalisation folded, weights and wires in fixed point.
 
-    Takes a minute or two: how large its wires grow is measured on hostile images. The file is read without running code.
+    Takes a minute or two: how large its wires grow is measured on hostile
+    images. The file is read without running code.
 
     Example: [bold]darkroom model import-dncnn net.pth -o dncnn.safetensors[/bold]
     """
     from darkroom.commands import run_import_dncnn
 
-    run_import_dncnn(file, output, json)
+    with told_as_json(json):
+        run_import_dncnn(file, output, json)

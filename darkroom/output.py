@@ -4,19 +4,23 @@ A result is shown whole or not at all, and nothing secret is: an object's id, si
 """
 
 import json
+import os
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Protocol, Self, TextIO
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
+from rich.table import Table
 
 from client.files import replacing
 from client.progress import Step
+from protocols.errors import ConfigurationError
 
 STDOUT: Final = "-"
 
@@ -36,10 +40,48 @@ def err_table() -> Console:
     return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 200)
 
 
+class CheckedOutput:
+    """A command's standard output (`darkroom.__main__`). Writing raises ConfigurationError where it fails, and is given up then.
+
+    As where the disk is full, or nobody reads any more.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._checked():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with self._checked():
+            self._stream.flush()
+
+    @contextmanager
+    def _checked(self) -> Generator[None]:
+        try:
+            yield
+        except OSError as error:
+            # What is left in a buffer would fail again when the interpreter ends, with a traceback and an exit code of its own.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+            raise ConfigurationError(f"standard output cannot be written: {error.strerror or error}") from error
+
+
 def result_line(text: str, json_path: str | None) -> None:
-    """Print a result for scripts, unless standard output is taken by JSON."""
+    """Print a result for scripts, unless standard output is taken by JSON. Raises ConfigurationError."""
     if json_path != STDOUT:
-        print(text)
+        print(text, flush=True)
+
+
+def result_table(table: Table, json_path: str | None) -> None:
+    """Print a table, unless standard output is taken by JSON. Raises ConfigurationError."""
+    if json_path != STDOUT:
+        out().print(table)
 
 
 def write_json(result: Mapping[str, Any], path: str | None) -> None:
@@ -53,6 +95,24 @@ def write_json(result: Mapping[str, Any], path: str | None) -> None:
         return
     with replacing(Path(path)) as file:
         file.write(text.encode())
+
+
+def require_writable(path: str | None, *, makes: Path | None = None) -> None:
+    """Find out before the work whether `write_json` will have a folder to write to. makes: a folder that the work makes.
+
+    Raises ConfigurationError: there is none, it is closed to us, or `path` is a folder itself.
+    """
+    if path is None or path == STDOUT:
+        return
+    file = Path(path)
+    if makes is not None and not file.parent.exists() and file.parent.absolute() == makes.absolute():
+        return
+    if not file.parent.is_dir():
+        raise ConfigurationError(f"{path} cannot be written: there is no folder {file.parent}")
+    if file.is_dir():
+        raise ConfigurationError(f"{path} cannot be written: it is a folder; --json takes a file, or - for standard output")
+    if not os.access(file.parent, os.W_OK | os.X_OK):
+        raise ConfigurationError(f"{path} cannot be written: the folder {file.parent} is closed to this user")
 
 
 class Teller(Protocol):

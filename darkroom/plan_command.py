@@ -10,7 +10,7 @@ from rich.table import Table
 
 from client.model_file import load_model
 from client.profile import LayerProfile
-from darkroom.output import STDOUT, err, out, write_json
+from darkroom.output import err, result_table, write_json
 from darkroom.simulation import find_model
 from protocols import ring
 from protocols.identifiers import Role
@@ -43,8 +43,7 @@ def run_plan(name: str, height: int, width: int, *, bandwidth: float, rtt: float
     model = load_model(find_model(name))
     costs = planned_costs(engine, model.network, height, width)
     given = Circumstances(bandwidth, rtt, measured_rate())
-    if json_path != STDOUT:
-        out().print(_planned_table(costs, given))
+    result_table(_planned_table(costs, given), json_path)
     tiles = f", {costs.tiles} tiles" if costs.tiles > 1 else ""
     err().print(
         f"{model.name} on {height}x{width}, engine {costs.plan.engine}{tiles}. Sent: by each server. Dealt: to server B. Flags:"

@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 import typer
 
 from darkroom.cli_options import JsonOption
+from darkroom.error_report import told_as_json
 
 site_app = typer.Typer()
 
@@ -59,24 +60,31 @@ def provision(
 ) -> None:
     """Make identities, keys and configuration: a folder for each role, to be moved to its machine as it is. Starts nothing.
 
-    Each folder holds its own role's secrets alone. What DIR holds already is kept, addresses too; expired certificates are
-    renewed. The fingerprints on standard error are compared by telephone. A dealer at a server's host is refused.
+    Each folder holds its own role's secrets alone. What DIR holds already is
+    kept, addresses too; expired certificates are renewed. The fingerprints on
+    standard error are compared by telephone. A dealer at a server's host is
+    refused. With --role, `darkroom accept` then takes each peer's certificate.
 
-    Example: [bold]darkroom provision --dir site --server-a a.example:7601 --server-b b.example:7602[/bold], and --dealer
+    Example:
+    [bold]A=a.example:7601 B=b.example:7602 D=d.example:7600
+    darkroom provision --dir site --server-a $A --server-b $B --dealer $D[/bold]
 
-    Example: [bold]darkroom provision --dir mine --role server-b[/bold] and the addresses; then accept, for each peer
+    Example:
+    [bold]A=a.example:7601 D=d.example:7600
+    darkroom provision --dir mine --role server-a --server-a $A --dealer $D[/bold]
     """
     from darkroom.site_commands import run_provision
 
-    run_provision(
-        dir,
-        role=role,
-        advertised={"server-a": tuple(server_a or ()), "server-b": tuple(server_b or ()), "dealer": tuple(dealer or ())},
-        bound={"server-a": listen_a, "server-b": listen_b, "dealer": listen_dealer},
-        routes=tuple(route or ()),
-        renew=renew,
-        json_path=json,
-    )
+    with told_as_json(json, makes=dir):
+        run_provision(
+            dir,
+            role=role,
+            advertised={"server-a": tuple(server_a or ()), "server-b": tuple(server_b or ()), "dealer": tuple(dealer or ())},
+            bound={"server-a": listen_a, "server-b": listen_b, "dealer": listen_dealer},
+            routes=tuple(route or ()),
+            renew=renew,
+            json_path=json,
+        )
 
 
 @site_app.command()
@@ -91,11 +99,15 @@ def accept(
 ) -> None:
     """Pin a peer's certificate for the roles in DIR, if it has the fingerprint that its owner read out.
 
+    In the example, 9f3a 11c0 ... stands for the 64 digits that you heard: fill
+    them in.
+
     Example: [bold]darkroom accept server-a.crt --fingerprint "9f3a 11c0 ..." --dir mine[/bold]
     """
     from darkroom.site_commands import run_accept
 
-    run_accept(dir, file, fingerprint, replace=replace, json_path=json)
+    with told_as_json(json):
+        run_accept(dir, file, fingerprint, replace=replace, json_path=json)
 
 
 @site_app.command()
@@ -106,4 +118,5 @@ def fingerprints(dir: DirOption, json: JsonOption = None) -> None:
     """
     from darkroom.site_commands import run_fingerprints
 
-    run_fingerprints(dir, json)
+    with told_as_json(json):
+        run_fingerprints(dir, json)

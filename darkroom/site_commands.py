@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from darkroom.acceptance import Fingerprint, accept, fingerprints
-from darkroom.output import STDOUT, err, out, write_json
+from darkroom.output import err, result_line, result_table, write_json
 from darkroom.provision import ROLES, Site, provision
 from darkroom.settings_files import Addresses, hospital_settings, role_settings
 from darkroom.site_addresses import FILE, LISTENERS, SiteAddresses
@@ -36,10 +35,9 @@ def run_provision(
     if role is None:
         hospital_settings(site, Addresses(*(addresses.dialled("hospital", party) for party in ("server-a", "server-b"))))
     rows = fingerprints(site.root)
-    if json_path != STDOUT:
-        print(site.root)
+    result_line(str(site.root), json_path)
     console = err()
-    _show(console, [row for row in rows if row.own])
+    console.print(_table([row for row in rows if row.own]))
     missing = sorted({row.name for row in rows if row.fingerprint is None})
     console.print("Compare each by telephone with whoever takes the certificate over.", markup=False)
     if missing:
@@ -50,17 +48,15 @@ def run_provision(
 def run_accept(root: Path, file: Path, stated: str, *, replace: bool, json_path: str | None) -> None:
     """Pin a certificate and print where. Raises DarkroomError."""
     rows = accept(root, file, stated, replace=replace)
-    if json_path != STDOUT:
-        for row in rows:
-            print(row.path)
+    for row in rows:
+        result_line(str(row.path), json_path)
     write_json({"accepted": [_describe(row) for row in rows]}, json_path)
 
 
 def run_fingerprints(root: Path, json_path: str | None) -> None:
     """Show own and pinned fingerprints. Raises DarkroomError."""
     rows = fingerprints(root)
-    if json_path != STDOUT:
-        _show(out(), rows)
+    result_table(_table(rows), json_path)
     write_json({"fingerprints": [_describe(row) for row in rows]}, json_path)
 
 
@@ -70,7 +66,7 @@ def _last(site: Site, roles: tuple[str, ...]) -> SiteAddresses:
     return SiteAddresses.load(next((file for file in files if file.exists()), files[0]))
 
 
-def _show(console: Console, rows: list[Fingerprint]) -> None:
+def _table(rows: list[Fingerprint]) -> Table:
     """A fingerprint in two lines of eight groups: read out in one breath each."""
     table = Table("certificate", "of", "SHA-256 fingerprint", "expires", box=None, pad_edge=False)
     for row in rows:
@@ -78,7 +74,7 @@ def _show(console: Console, rows: list[Fingerprint]) -> None:
         text = row.text if row.fingerprint is None else f"{row.text[:half].rstrip()}\n{row.text[half:].lstrip()}"
         whose = "own" if row.own else f"pinned by {row.held_by}"
         table.add_row(row.name, whose, text, f"{row.expires:%Y-%m-%d}" if row.expires else "")
-    console.print(table)
+    return table
 
 
 def _describe(row: Fingerprint) -> dict[str, object]:

@@ -29,7 +29,8 @@ def add_dealer(server: grpc.Server, service: DealerService) -> DealerService:
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(prog="dealer", description=__doc__)
+    example = "example: python -m dealer --config sim/dealer/dealer.toml --check"
+    parser = argparse.ArgumentParser(prog="python -m dealer", description=__doc__, epilog=example)
     parser.add_argument("--config", type=Path, required=True, help="TOML: listen, ready_file, [identity], [peers]")
     parser.add_argument("--exit-on-stdin-eof", action="store_true", help="stop when standard input ends")
     parser.add_argument("--check", action="store_true", help="check files and machine; start nothing")

@@ -26,7 +26,8 @@ from server.worker_pool import WorkerPool
 def run_server(role: Role) -> None:
     """Serve until stopped. Where it cannot start: a sentence on standard error, and its exit code (`proto.exit_codes`)."""
     name = f"server_{role.value.lower()}"
-    parser = argparse.ArgumentParser(prog=f"python -m {name}", description=f"Darkroom server {role.value}.")
+    example = f"example: python -m {name} --config sim/server-{role.value.lower()}/server.toml --check"
+    parser = argparse.ArgumentParser(prog=f"python -m {name}", description=f"Darkroom server {role.value}.", epilog=example)
     parser.add_argument(
         "--config",
         type=Path,

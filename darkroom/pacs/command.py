@@ -20,7 +20,7 @@ from client.dicom_derived import Derivation
 from darkroom.batch_command import deciding_options, require_model
 from darkroom.batch_manifest import salt_for
 from darkroom.file_denoising import denoise_file
-from darkroom.output import Teller
+from darkroom.output import Teller, result_line
 from darkroom.pacs.addresses import DicomPeer
 from darkroom.pacs.lanes import Bell, Denoising, Lane, Sending
 from darkroom.pacs.receiver import Listening, Receiver, quiet_libraries, receiving
@@ -104,7 +104,7 @@ def run_serve_dicom(config_file: Path, model: str, store: StoreOptions, options:
         ):
             waiting = {stage.value: spool.count(stage) for stage in Stage}
             log.info("serves", aet=options.listening.aet, sends_to=str(options.send_to), **waiting)
-            print(f"ready: {options.listening.aet}@{address}", flush=True)
+            result_line(f"ready: {options.listening.aet}@{address}", None)
             Lane(spool, Stage.INCOMING, denoising, incoming).run()
         log.info("stopped; the spool is kept", **{stage.value: spool.count(stage) for stage in Stage})
 

@@ -98,10 +98,12 @@ def test_text_in_the_pixels_is_refused_where_the_header_tells_and_told_where_it_
         check_output(tmp_path / "out.dcm", image.origin, anonymous=True)
     check_output(tmp_path / "out.dcm", image.origin)
     assert "burned into the pixels" in CANNOT
+    assert "File names are not changed" in CANNOT
+    assert ".darkroom-batch.jsonl" in CANNOT
 
 
 def test_it_is_for_dicom_results_alone(tmp_path, image):
-    with pytest.raises(BadInputError, match="is no DICOM"):
+    with pytest.raises(BadInputError, match=r"is no DICOM.*not anonymised: a NIfTI result has its source's header"):
         check_output(tmp_path / "out.npy", image.origin, anonymous=True)
 
 

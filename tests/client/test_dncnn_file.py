@@ -174,9 +174,18 @@ class Harmful:
 
 def test_no_code_of_the_file_is_run(tmp_path: Path) -> None:
     file = save(tmp_path / "net.pth", {"dncnn.0.weight": Harmful(tmp_path / "harmed")})
-    with pytest.raises(BadInputError, match="without running code"):
+    with pytest.raises(BadInputError, match="without running code") as refused:
         import_dncnn(file, np.random.default_rng(0))
     assert not (tmp_path / "harmed").exists()
+    assert "weights_only" not in str(refused.value), "torch's own words advise running it"
+
+
+@pytest.mark.parametrize("content", [b"no checkpoint", b"", b"PK\x03\x04", b"\x80\x02c__builtin__\nexec\n."])
+def test_what_is_no_checkpoint_is_told_in_our_words(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "net.pth").write_bytes(content)
+    with pytest.raises(BadInputError, match=r"net\.pth is not a state dict.*with torch\.save") as refused:
+        import_dncnn(tmp_path / "net.pth", np.random.default_rng(0))
+    assert "weights_only" not in str(refused.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"no state dict", bytes(100), b"PK\x03\x04" + bytes(50), b"\x80\x02}q\x00."])

@@ -8,10 +8,12 @@ import pytest
 
 from client.progress import Step
 from darkroom.batch import Batch, Plan, State, Summary, View
+from darkroom.batch_command import deciding_options
 from darkroom.batch_files import find_images
 from darkroom.batch_manifest import NAME, open_manifest
 from darkroom.batch_view import summary_json, summary_lines
 from darkroom.output import Teller
+from darkroom.store_options import StoreOptions
 from protocols.errors import (
     AccessDenied,
     BadInputError,
@@ -382,3 +384,10 @@ def test_the_summary_names_every_failure(hospital: Hospital) -> None:
     assert report["counts"] == {"done": 1, "already": 0, "no_image": 0, "failed": 1}
     assert report["stopped"] == "the disk is full"
     assert report["files"][0] == {"name": "a.dcm", "state": "failed", "reason": "too \x1b[31mred", "exit_code": 3}
+
+
+def test_another_engine_is_another_result() -> None:
+    engines = ("", "masked", "crypten")
+    options = [deciding_options("base", StoreOptions("keyed", None, None, None, None, engine=engine)) for engine in engines]
+    assert [each["engine"] for each in options] == list(engines)
+    assert all(first != second for first, second in zip(options, options[1:], strict=False))

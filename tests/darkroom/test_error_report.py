@@ -5,7 +5,7 @@ import json
 import pytest
 
 from darkroom.error_report import error_report, told_as_json
-from protocols.errors import AccessDenied, BadInputError, BusyError, PeerUnavailableError
+from protocols.errors import AccessDenied, BadInputError, BusyError, ConfigurationError, PeerUnavailableError
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,47 @@ def test_nothing_is_written_without_an_error(tmp_path):
     with told_as_json(str(tmp_path / "report.json")):
         pass
     assert not (tmp_path / "report.json").exists()
+
+
+def failing(path, by_then, error):
+    with told_as_json(path) as done:
+        by_then(done)
+        raise error
+
+
+def test_what_was_done_by_then_is_beside_the_error(capsys):
+    with pytest.raises(BusyError):
+        failing("-", lambda done: done.update(objects=["1"]), BusyError("full", retry_seconds=3))
+    report = json.loads(capsys.readouterr().out)
+    assert (report["objects"], report["error"]["exit_code"]) == (["1"], 5)
+
+
+def test_a_report_that_cannot_be_written_hides_no_error(tmp_path, capsys):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    down = PeerUnavailableError("server B did not answer in time")
+    with pytest.raises(PeerUnavailableError, match="server B"):
+        failing(str(folder / "report.json"), lambda done: folder.rmdir(), down)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"note: {folder}/report.json cannot be written")
+
+
+@pytest.mark.parametrize("place", ["nowhere/report.json", "file/report.json", "folder", "closed/report.json"])
+def test_nowhere_to_write_to_is_found_before_the_work(tmp_path, monkeypatch, place):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("os.access", lambda folder, mode: folder != tmp_path / "closed")  # root may write anywhere
+    worked = []
+    with pytest.raises(ConfigurationError, match="cannot be written"), told_as_json(str(tmp_path / place)):
+        worked.append(True)
+    assert not worked
+
+
+def test_a_folder_that_the_work_makes_need_not_be_there(tmp_path):
+    out = tmp_path / "out"
+    with told_as_json(str(out / "report.json"), makes=out):
+        out.mkdir()
+    with pytest.raises(ConfigurationError), told_as_json(str(out / "other" / "report.json"), makes=out):
+        pass

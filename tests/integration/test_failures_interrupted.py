@@ -22,6 +22,7 @@ from darkroom.provision import provision
 from proto.transport import fingerprint
 from tests.integration.conftest import picture
 from tests.integration.failing_site import FailingSite, wait_until
+from tests.integration.test_tutorial import COMMANDS
 
 SECONDS = 300.0
 DNCNN = {0: (4, 1, 3, 3), 2: (4, 4, 3, 3), 4: (1, 4, 3, 3)}  # shapes of its weights, as small as can be
@@ -222,23 +223,25 @@ def test_interrupted_in_a_moments_work(tmp_path: Path, command: str) -> None:
     assert sorted(folder.rglob("*")) == before
 
 
-def test_interrupted_while_a_key_is_exported(failing: FailingSite, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["key export"])
+def test_interrupted_while_a_key_is_exported(failing: FailingSite, tmp_path: Path, command: str) -> None:
     record: ObjectRecord = acquisition.store(failing.config, picture(), sigma=0.05)
     config = tmp_path / "client.toml"
     os.mkfifo(config)
-    running = start("key", "export", record.object_id, "-o", tmp_path / "ward.json", "--config", config)
+    running = start(*command.split(), record.object_id, "-o", tmp_path / "ward.json", "--config", config)
     writer = os.open(config, os.O_WRONLY)  # returns when the command has opened it, and now waits for what it says
     interrupt(running, held=writer)
     assert [path.name for path in tmp_path.iterdir()] == ["client.toml"]
 
 
-def test_a_second_signal_ends_a_service_at_once(failing: FailingSite, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["serve-dicom"])
+def test_a_second_signal_ends_a_service_at_once(failing: FailingSite, tmp_path: Path, command: str) -> None:
     """The first has it finish what is at hand, which here would take for ever; the object goes, its image stays in the spool."""
     before = failing.stored()
     failing.lines["peer"].stall()
     spool = tmp_path / "spool"
     options = ("--listen", "127.0.0.1:0", "--send-to", "PACS@127.0.0.1:1", "--spool", spool, "--model", "tiny")
-    running = start("serve-dicom", *options, "--config", failing.hospital_file)
+    running = start(command, *options, "--config", failing.hospital_file)
     try:
         assert running.stdout is not None
         address = running.stdout.readline().strip().removeprefix("ready: ")
@@ -252,3 +255,17 @@ def test_a_second_signal_ends_a_service_at_once(failing: FailingSite, tmp_path: 
     failing.require_no_session("server-a", "server-b")
     assert [path.suffix for path in (spool / "incoming").iterdir()] == [".dcm"]
     assert not list((spool / "outgoing").iterdir())
+
+
+def interrupted_commands() -> set[str]:
+    """What the tests above are run for: each has its commands as a parameter of that name. Capitals say what is given to one."""
+    found: set[str] = set()
+    for test in [value for name, value in globals().items() if name.startswith("test_")]:
+        for mark in getattr(test, "pytestmark", []):
+            if mark.name == "parametrize" and "command" in mark.args[0]:
+                found |= {case if isinstance(case, str) else case[0] for case in mark.args[1]}
+    return {" ".join(word for word in command.split() if not word.isupper()) for command in found}
+
+
+def test_every_command_is_interrupted() -> None:
+    assert interrupted_commands() == set(COMMANDS)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import typer.main
+from typer.testing import CliRunner
 
 from darkroom.cli import app
 from darkroom.sample import write_sample
@@ -22,7 +24,10 @@ from tests.integration.forked_darkroom import serving
 
 TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial.md"
 BLOCK = re.compile(r"^```sh ?(?P<kind>\w*)\n(?P<commands>.*?)^```$", re.MULTILINE | re.DOTALL)
-EXAMPLE = re.compile(r"\[bold\](darkroom [^\[]+)\[/bold\]")
+EXAMPLE = re.compile(r" (?:Example|Then, in another terminal):\s+(.+)", re.DOTALL)  # a paragraph of the help
+SOURCE = re.compile(r"\[bold\]((?:[A-Za-z_ ]*=|darkroom )[^\[]+)\[/bold\]")  # the same, as it is written
+STYLE = re.compile(r"\x1b\[[0-9;]*m")
+COLUMNS_OF_HELP = 80  # a terminal as wide as most are when they open
 SECONDS = 100  # for one block, on a loaded machine
 RUNS_UNTIL_STOPPED = ("darkroom up", "darkroom serve-dicom")
 READ_OUT = "9f3a 11c0 ..."  # stands for what somebody hears, in the one example that cannot know it
@@ -42,8 +47,9 @@ def environment(*first: Path) -> dict[str, str]:
 
 def started(command: str, folder: Path) -> "subprocess.Popen[str]":
     """A command that runs until it is stopped, once it has said on standard output that it serves."""
+    *before, last = lines(command)
     process = subprocess.Popen(
-        bash(f"exec {command}"),
+        bash("\n".join([*before, f"exec {last}"])),
         cwd=folder,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -120,17 +126,44 @@ def commands_of(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 COMMANDS = dict(commands_of(typer.main.get_group(app)))
 
 
+def shown_help(name: str) -> str:
+    """What `darkroom NAME --help` shows on a terminal of 80 columns, without its styles."""
+    asked = [*name.split(), "--help"]
+    done = CliRunner().invoke(app, asked, prog_name="darkroom", env={"COLUMNS": str(COLUMNS_OF_HELP), "TERM": "dumb"})
+    assert done.exit_code == 0, done.output
+    return STYLE.sub("", done.output)
+
+
+def shown_examples(name: str) -> list[str]:
+    """As they are copied from the terminal, with the blanks that pad each line."""
+    paragraphs = re.split(r"\n\s*\n", shown_help(name).split("\u256d")[0])  # the first box ends the text
+    return [found[1] for paragraph in paragraphs if (found := EXAMPLE.fullmatch(paragraph))]
+
+
+def lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines()]
+
+
+def test_help_is_shown_here_as_by_the_command(run: Run, tmp_path: Path) -> None:
+    done = run(f"COLUMNS={COLUMNS_OF_HELP} TERM=dumb darkroom store --help", tmp_path)
+    assert STYLE.sub("", done.stdout) == shown_help("store")
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_an_example(name: str) -> None:
-    examples = EXAMPLE.findall(COMMANDS[name].help or "")
-    assert any(f"darkroom {name}" in example for example in examples), COMMANDS[name].help
+    """And all are found in what is shown, with no line broken."""
+    examples = shown_examples(name)
+    assert any(f"darkroom {name}" in example for example in examples), shown_help(name)
+    assert [lines(example) for example in examples] == [lines(written) for written in SOURCE.findall(COMMANDS[name].help or "")]
 
 
 def examples() -> list[str]:
     """All but what is run elsewhere: by the fixture, the tutorial, CI (demo)."""
-    found = [" ".join(example.split()) for command in COMMANDS.values() for example in EXAMPLE.findall(command.help or "")]
+    found = [example for name in COMMANDS for example in shown_examples(name)]
     elsewhere = ("darkroom up", "darkroom demo", *TUTORIAL.read_text().splitlines())
-    return [example for example in dict.fromkeys(found) if not example.startswith(elsewhere[:2]) and example not in elsewhere]
+    return [
+        example for example in dict.fromkeys(found) if not example.startswith(elsewhere[:2]) and example.strip() not in elsewhere
+    ]
 
 
 def read_out(run: Run, folder: Path) -> str:
@@ -151,7 +184,7 @@ def test_an_example_works_when_pasted(folder: Path, run: Run, example: str, tmp_
     torch.save({f"model.{place}.weight": torch.full(shape, 0.01) for place, shape in shapes.items()}, tmp_path / "net.pth")
     if "darkroom sample" not in example:
         write_sample(tmp_path / "scan.dcm")
-    if example.startswith(RUNS_UNTIL_STOPPED):  # the installed command itself
+    if lines(example)[-1].startswith(RUNS_UNTIL_STOPPED):  # the installed command itself
         stopped(started(example, tmp_path), code=0)  # a service: Ctrl-C is how it ends, its spool is kept
         return
     if example.startswith("darkroom accept"):
@@ -159,3 +192,26 @@ def test_an_example_works_when_pasted(folder: Path, run: Run, example: str, tmp_
         example = example.replace(READ_OUT, read_out(run, tmp_path))
     done = run(example, tmp_path)
     assert done.returncode == 0, f"{example}: {done.stderr}"
+
+
+@pytest.mark.timeout(2 * SECONDS)
+@pytest.mark.parametrize("module", ["server_a", "server_b", "dealer"])
+def test_a_partys_example_works_when_pasted(
+    folder: Path, module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [module, "--help"])
+    monkeypatch.setenv("COLUMNS", str(COLUMNS_OF_HELP))
+    with pytest.raises(SystemExit):
+        runpy.run_module(module, run_name="__main__")
+    (example,) = re.findall(r"^example: (python -m .+)$", capsys.readouterr().out, re.MULTILINE)
+    assert example.startswith(f"python -m {module} ")
+    done = subprocess.run(
+        bash(example),
+        cwd=folder,
+        env=environment() | {"PYTHONPATH": str(TUTORIAL.parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
