@@ -99,7 +99,7 @@ class Evaluator:
     # --- masking the weights of a push ---
 
     def lead_masking(self, channel: PeerChannel, session_id: str, model: PushedModel, boots: Boots) -> MaskedModel:
-        """Order B to open delta = w - b with us. Run by server A."""
+        """Order B to open delta = w - b with us; the caller registers the result. Run by server A."""
         push = self._dealer.open_push(model.network, boots)
         terms = self._mask_terms(session_id, model, boots)
         order = make_order(terms, push_id=str(push), material_id="", contribution=fresh_key())
@@ -108,7 +108,7 @@ class Evaluator:
         return self._mask(channel, model, push, boots)
 
     def follow_masking(self, channel: PeerChannel, order: pb.PeerOrder, session_id: str, model: PushedModel) -> MaskedModel:
-        """Do as A orders, if it is what we know. Run by server B."""
+        """Do as A orders, if it is what we know; the caller registers the result. Run by server B."""
         boots = Boots(order.boot_a, str(self.boot_id))
         check_order(order, self._mask_terms(session_id, model, boots))
         self._accept(channel, order)
@@ -135,9 +135,7 @@ class Evaluator:
         sender.start()
         received = receive_opening(channel, label=0, total=len(own))
         sender.join()
-        masked = masking.accept(received)
-        self._models.register(model.name, masked)
-        return masked
+        return masking.accept(received)
 
     # --- evaluating an image ---
 
@@ -162,6 +160,7 @@ class Evaluator:
             yield "masking the model"
             self._models.forget(model.name)
             masked = self.lead_masking(channel, work.request.session_id, model, boots)
+            self._models.register(model.name, masked)
             material = self._dealer.open_material(masked.push_id, plan, boots)
         terms = self._evaluation_terms(work, plan, boots, number)
         order = make_order(terms, push_id=str(masked.push_id), material_id=str(material), contribution=fresh_key())
@@ -199,7 +198,7 @@ class Evaluator:
         """Begin an evaluation, as A orders."""
         channel, model = work.channel, work.model
         if order.kind == pb.PeerOrder.KIND_MASK:
-            self.follow_masking(channel, order, work.request.session_id, model)
+            self._models.register(model.name, self.follow_masking(channel, order, work.request.session_id, model))
             order = channel.expect("order").order
         boots = Boots(order.boot_a, str(self.boot_id))
         plan = session_plan(work.request.engine, model.network, tile.height, tile.width)

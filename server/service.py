@@ -313,6 +313,7 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
         """Take a model in, mask it, and let it replace the older one: at A when B has it all too, at B when A has done so.
 
         Where the link breaks between the two, B keeps the older one, its call fails, and the servers refuse to evaluate.
+        Its masked form comes last: that of a push which fails would take the place of the older model's at one server alone.
         """
         with ExitStack() as link:
             with self._models.receiving(header, words) as received:
@@ -324,6 +325,7 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
                     channel.send(pb.PeerMessage(ready=pb.PeerReady()))
                     channel.expect("ready")
                     channel.finish()
+            self._models.register(header.name, masked)
             if self._role is Role.A:
                 channel.send(pb.PeerMessage(ready=pb.PeerReady()))
         return str(masked.push_id)

@@ -156,6 +156,7 @@ class FakeServer:
     requests: list[pb.DenoiseRequest] = field(default_factory=list)
     streams: list[FakeStream] = field(default_factory=list)
     pushed: list[tuple[pb.PushModelHeader, bytes]] = field(default_factory=list)
+    received: list[bytes] = field(default_factory=list)  # every message about objects, in order
     fail: dict[str, Refused] = field(default_factory=dict)
     tamper: object = None  # called with this server's output share
     push_id: PushId = PUSH
@@ -188,12 +189,14 @@ class FakeServer:
             return FakePush(self.fail["Store"])
         self._enter("Store")
         messages = list(requests)
+        self.received += [message.SerializeToString() for message in messages]
         header = messages[0].header
         self.objects[header.object_id] = (header, b"".join(message.chunk for message in messages[1:]))
         return FakePush(pb.StoreReply())
 
     def Delete(self, request, timeout):
         self._enter("Delete")
+        self.received.append(request.SerializeToString())
         if self.objects.pop(request.object_id, None) is None:
             raise Refused(grpc.StatusCode.NOT_FOUND, "not stored here")
 
@@ -206,6 +209,7 @@ class FakeServer:
     def Denoise(self, request, timeout):
         self.calls.append("Denoise")
         self.requests.append(request)
+        self.received.append(request.SerializeToString())
         stream = FakeStream(self._evaluate(request))
         self.streams.append(stream)
         return stream

@@ -1,16 +1,21 @@
-"""What client and edge send to both servers holds nothing of a DICOM header, and no pixel; what comes back is from their disk."""
+"""What client and edge send to both servers holds nothing of a file's header, no file name and no pixel.
 
+What comes back in a result is from the hospital's own disk. The fake servers take no metadata beside a message: a call that
+gave some would fail here.
+"""
+
+import nibabel
 import numpy as np
 import pydicom
 import pytest
 
 from client.acquisition import store
 from client.edge import denoise
-from client.images import read_image, write_result
+from client.images import read_image, read_stack, write_result
 from client.records import load_origin
 from protocols.identifiers import Role
 from security.needles import number_needles, search, text_needles
-from tests.client.dicom_files import PROVENANCE, small_ct, with_pixels, write
+from tests.client.dicom_files import PROVENANCE, small_ct, with_pixels, write, write_series
 
 HEADER = {
     "PatientName": "Zweistein^Canaria",
@@ -32,12 +37,7 @@ def canary(tmp_path):
 
 def sent(servers):
     """Everything that both servers were sent."""
-    parts = []
-    for server in servers.values():
-        for header, content in server.objects.values():
-            parts += [header.SerializeToString(), content]
-        parts += [request.SerializeToString() for request in server.requests]
-    return b"".join(parts)
+    return b"".join(message for server in servers.values() for message in server.received)
 
 
 def needles(path, words):
@@ -67,7 +67,54 @@ def test_the_search_finds_a_header_that_is_sent(hospital, servers, canary):
     path, words = canary
     image = read_image(path)
     record = store(hospital, image, sigma=0.05)
-    header, content = servers[Role.B].objects[str(record.object_id)]
-    servers[Role.B].objects[str(record.object_id)] = (header, content + str(image.dataset).encode() + words.tobytes())
+    assert str(record.object_id).encode() in sent(servers)
+    servers[Role.B].received.append(str(image.dataset).encode() + words.tobytes())
     found = {needle.secret for needle in search(sent(servers), needles(path, words))}
     assert {"PatientName", "PatientID", "AccessionNumber", "pixels"} <= found
+
+
+NIFTI_TEXTS = {
+    "descrip": "canary descr 77310",
+    "aux_file": "canary-aux.lst",
+    "intent_name": "canary-intent",
+    "db_name": "canary-database",
+    "extension": "Zweistein^Canaria, born 19771122",
+}
+
+
+@pytest.mark.parametrize("name", ["zweistein-canaria.nii", "zweistein-canaria.nii.gz"])
+def test_no_text_of_a_nifti_and_no_voxel_is_sent(hospital, servers, tmp_path, name):
+    voxels = np.random.default_rng(6).integers(0, 3000, (24, 20, 2)).astype("i2")
+    volume = nibabel.Nifti1Image(voxels, np.diag([0.9, 1.1, 2.5, 1.0]))
+    for field, text in NIFTI_TEXTS.items():
+        if field == "extension":
+            volume.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", text.encode()))
+        else:
+            volume.header[field] = text.encode()
+    volume.to_filename(tmp_path / name)
+    stack = read_stack(tmp_path / name)
+    results = []
+    for image in stack:
+        record = store(hospital, image, sigma=0.05)
+        results.append((denoise(hospital, record.object_id, model="base").pixels, load_origin(hospital.objects, record)))
+    found = [needle for field, text in NIFTI_TEXTS.items() for needle in text_needles(field, text)]
+    found += text_needles("file name", name)
+    found += number_needles("voxels", next(iter(stack)).pixels[10, 4:12].tolist(), stored=voxels[4:12, 10, 0].tolist())
+    assert len(sent(servers)) > voxels.size * 8
+    assert search(sent(servers), found) == []
+    kept = b"".join(origin.header for _, origin in results)
+    assert {needle.secret for needle in search(kept, found)} == {*NIFTI_TEXTS}  # the needles are what the file holds
+
+
+def test_no_header_and_no_name_of_a_series_is_sent(hospital, servers, tmp_path, darkroom):
+    folder = write_series(tmp_path / "zweistein-canaria-1977", 3, **HEADER)
+    options = ("--model", "base", "--sigma", "10", "--series", "--config", tmp_path / "hospital.toml")
+    done = darkroom("denoise", folder, "-o", tmp_path / "out", *options)
+    assert done.returncode == 0, done.stderr
+    texts = HEADER | {"folder": folder.name, "file": "IM.001"}
+    found = [needle for name, text in texts.items() for needle in text_needles(name, text)]
+    assert len(servers[Role.A].requests) == len(servers[Role.B].requests) == 3
+    assert len(sent(servers)) > 3 * 16 * 16 * 8
+    assert search(sent(servers), found) == []
+    results = b"".join(path.read_bytes() for path in sorted((tmp_path / "out").rglob("*")) if path.is_file())
+    assert "PatientName" in {needle.secret for needle in search(results, found)}

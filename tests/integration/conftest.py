@@ -18,21 +18,28 @@ from darkroom.simulation import LISTEN, Simulation, simulation
 from protocols.layers import Add, Concat, Conv, Gate, PixelShuffle, PixelUnshuffle, SigmaMap
 from protocols.network import Network
 from tests.integration.failing_site import LARGE_SIDE, FailingSite, failing_site
+from tests.integration.wide_models import WIDE_CHANNELS, WideModels, wide_models
 
-NETWORK = Network(
-    (
-        PixelUnshuffle("half", "image", 2),
-        SigmaMap("sigma", "half"),
-        Concat("in", "half", "sigma"),
-        Conv("first", "in", 8, 3, padding=1),
-        Gate("gate", "first"),
-        Conv("last", "gate", 4, 3, padding=1),
-        Add("sum", "last", "half"),
-        PixelShuffle("out", "sum", 2),
-    ),
-    multiple=2,
-    weight_frac_bits=12,
-)
+
+def network(channels: int) -> Network:
+    """A small one, with as many channels between its two convolutions."""
+    return Network(
+        (
+            PixelUnshuffle("half", "image", 2),
+            SigmaMap("sigma", "half"),
+            Concat("in", "half", "sigma"),
+            Conv("first", "in", channels, 3, padding=1),
+            Gate("gate", "first"),
+            Conv("last", "gate", 4, 3, padding=1),
+            Add("sum", "last", "half"),
+            PixelShuffle("out", "sum", 2),
+        ),
+        multiple=2,
+        weight_frac_bits=12,
+    )
+
+
+NETWORK = network(8)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -75,6 +82,22 @@ def failing(tmp_path_factory: pytest.TempPathFactory, model: Model) -> Iterator[
     with failing_site(tmp_path_factory.mktemp("failing") / "site") as running:
         push_model(running.config, model)
         yield running
+
+
+@pytest.fixture(scope="session")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> WideModels:
+    """Two models of one name, to push one in place of the other."""
+    return wide_models(tmp_path_factory.mktemp("wide"), network(WIDE_CHANNELS), picture())
+
+
+@pytest.fixture
+def told_apart(failing: FailingSite, wide: WideModels) -> Iterator[ObjectRecord]:
+    """The older of the two in force, and an object to see that by; everything repaired afterwards."""
+    push_model(failing.config, load_model(wide.older))
+    stored = acquisition.store(failing.config, wide.image, sigma=0.05)
+    yield stored
+    failing.repair()
+    acquisition.delete(failing.config, stored.object_id)
 
 
 @pytest.fixture(scope="session")

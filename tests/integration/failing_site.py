@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import psutil
+import pytest
 
 from client.config import HospitalConfig, load_config
 from darkroom.child_processes import Children, children
@@ -75,7 +76,9 @@ class FailingSite:
         limits = f'silence_seconds = "{self._silence}"\ndrain_seconds = {DRAIN_SECONDS}\n'
         settings.write_text(limits + settings.read_text())
         ready = self.site.folder(name) / {"dealer": "dealer.ready", "server-a": "a.ready", "server-b": "b.ready"}[name]
-        address = self._processes.start(name, MODULES[name], settings, self.site.logs / f"{name}.log", ready)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DARKROOM_LOG", "INFO")  # a command that runs in this process has it lower
+            address = self._processes.start(name, MODULES[name], settings, self.site.logs / f"{name}.log", ready)
         self._killed.discard(name)
         for line in self._leading_to(name):
             line.repair(address)
@@ -118,6 +121,14 @@ class FailingSite:
     def wait_for_stored(self, expected: list[str]) -> None:
         """Wait until the stores hold just this. Raises AssertionError."""
         wait_until(lambda: self.stored() == expected, "a share, or a part of one, is left in a store")
+
+    def wait_for_no_part(self) -> None:
+        """Wait until no store holds a half-written file. Raises AssertionError."""
+        wait_until(lambda: not list(self.site.root.glob("server-?/?.store/*/*.part")), "a half-written file is left in a store")
+
+    def masks_opened(self) -> int:
+        """How often the dealer has opened fresh masks of a model's weights."""
+        return (self.site.logs / "dealer.log").read_text().count("push opened")
 
     def stored(self) -> list[str]:
         """What lies in both servers' stores of objects, half-written files included."""

@@ -4,7 +4,9 @@ The dealer is not missed any more once the servers evaluate: both have all of th
 """
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +20,7 @@ from darkroom.output import Stages
 from protocols.errors import DarkroomError
 from tests.darkroom_command import Darkroom
 from tests.integration.conftest import picture
-from tests.integration.failing_site import HELD_BYTES, LARGE_SIDE, FailingSite
+from tests.integration.failing_site import HELD_BYTES, LARGE_SIDE, FailingSite, wait_until
 
 # The stage at which to kill, and the line that is held so that the step cannot be over before the signal arrives.
 STEPS = {
@@ -139,3 +141,49 @@ def test_killed_while_a_share_is_stored(failing: FailingSite) -> None:
     acquisition.delete(failing.config, object_id[1])  # as the sentence says
     assert failing.stored() == before
     assert sorted(failing.config.objects.iterdir()) == records
+
+
+def test_server_a_is_killed_while_its_share_is_stored(failing: FailingSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked first: B has nothing yet."""
+    before, records = failing.stored(), sorted(failing.config.objects.iterdir())
+    line, save_header = failing.lines["client-a"], acquisition.records.save_header
+
+    def hold(*arguments: Any) -> None:  # the last step before A is asked
+        save_header(*arguments)
+        line.stall()
+
+    def kill() -> None:
+        wait_until(lambda: line.holding, "server A was not asked")
+        failing.kill("server-a")
+
+    monkeypatch.setattr(acquisition.records, "save_header", hold)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        killed = pool.submit(kill)
+        with pytest.raises(DarkroomError) as caught:
+            acquisition.store(failing.config, picture(), sigma=0.05)
+        killed.result()
+    sentence = str(caught.value)
+    assert exit_code_of(caught.value) is ExitCode.PEER
+    assert sentence.startswith(f"server A at {line.address}, asked to store its share: "), sentence
+    assert REMEDY.search(sentence), sentence
+    object_id = re.search(r"server A may still hold a share: run `darkroom delete ([0-9a-f]{32})`", sentence)
+    assert object_id, sentence
+    failing.repair()
+    acquisition.delete(failing.config, object_id[1])  # as the sentence says
+    assert failing.stored() == before
+    assert sorted(failing.config.objects.iterdir()) == records
+
+
+def test_server_a_that_is_killed_once_it_has_its_share_is_not_missed(failing: FailingSite, model: Model) -> None:
+    """What it has said that it stored is on its disk."""
+    image = picture()
+
+    def kill(shown: Step) -> None:
+        if shown.who == "server A" and shown.stage.startswith("stored its share"):
+            failing.kill("server-a")
+
+    record = acquisition.store(failing.config, image, sigma=0.05, progress=kill)
+    failing.repair()
+    result = edge.denoise(failing.config, record.object_id, model="tiny")
+    assert float((result.estimate - float_estimate(model, image.pixels, record.sigma)).abs().max()) <= TOLERANCE
+    acquisition.delete(failing.config, record.object_id)

@@ -117,7 +117,7 @@ def before(name, action, monkeypatch):
 
 
 def test_a_link_that_breaks_before_b_has_it_all_leaves_the_older_model_at_both(pair, monkeypatch):
-    pair.push(1)
+    pushes = pair.push(1)
 
     def break_off(channel, message):
         if message.WhichOneof("content") == "ready" and channel is pair.links[Role.B]:
@@ -127,6 +127,8 @@ def test_a_link_that_breaks_before_b_has_it_all_leaves_the_older_model_at_both(p
     for answer in pair.push(2).values():
         assert answer.status in (grpc.StatusCode.ABORTED, grpc.StatusCode.CANCELLED)
     assert pair.held == [session(1)] * 2
+    # Its masked form too: were it lost at B alone, A would order the next evaluation under a push that B does not hold.
+    assert {role: service._models.last_push("base") for role, service in pair.services.items()} == pushes
 
 
 def test_a_disk_of_a_that_fails_at_the_last_step_leaves_the_older_model_at_both(pair, monkeypatch):
