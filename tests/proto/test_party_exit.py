@@ -4,9 +4,11 @@ import json
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from darkroom.provision import Site, provision
 from darkroom.settings_files import dealer_settings, server_settings
@@ -18,6 +20,15 @@ from server import process
 
 REPOSITORY = Path(__file__).parents[2]
 ADDRESS = "127.0.0.1:0"
+
+
+@pytest.fixture(autouse=True)
+def own_process() -> Iterator[None]:
+    """An entry point sets up its process; here that is the one of all tests."""
+    graded, threads = torch.is_grad_enabled(), torch.get_num_threads()
+    yield
+    torch.set_grad_enabled(graded)
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
