@@ -197,7 +197,10 @@ def renew_grant(config: HospitalConfig, object_id: ObjectId | str, window: timed
 def _packing_sigma(packing: PackingMode, given: float | None) -> float:
     if packing is PackingMode.KEYED:
         if given:
-            raise BadInputError(f"keyed packing has no sigma, got {given:g}: leave it out, or choose gaussian or blind")
+            raise BadInputError(
+                f"keyed packing has no noise level, got --packing-sigma {255 * given:g}: leave it out, or choose --packing"
+                " gaussian or blind"
+            )
         return 0.0
     return DEFAULT_PACKING_SIGMA if given is None else given
 

@@ -77,7 +77,10 @@ class BatchView(View):
 def summary_lines(summary: Summary) -> list[str]:
     """The summary for people: counts, and each failure with its reason."""
     counts = [f"{len(summary.of(state))} {state.value}" for state in State]
-    lines = [f"{summary.total} files: {', '.join(counts)}" + (f", {summary.not_begun} not begun" if summary.not_begun else "")]
+    lines = [
+        f"{summary.total} file{'s' if summary.total != 1 else ''}: {', '.join(counts)}"
+        + (f", {summary.not_begun} not begun" if summary.not_begun else "")
+    ]
     lines += [f"failed: {shown(outcome.image.name)}: {shown(outcome.sentence)}" for outcome in summary.of(State.FAILED)]
     if summary.not_begun:
         lines.append("Run the same command again to go on.")

@@ -7,6 +7,7 @@ line there is padded with blanks, after which no backslash would join it to the 
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
 
@@ -265,10 +266,14 @@ def denoise(
         packing, packing_unit, _sigma(sigma), None, key, Derivation.fresh(anonymous=anonymize), _engine(engine)
     )
     if Path(source).is_dir() and not series:
-        if profile:
-            raise typer.BadParameter("is for one image or series, not for a folder of images", param_hint="--profile")
+        for option, given in (("--profile", profile), ("--wait", wait > 0)):
+            if given:
+                raise typer.BadParameter("is for one image or series, not for a folder of images", param_hint=option)
         run_denoise_folder(config, Path(source), output, model, options, json, jobs=jobs, redo=redo)
     else:
+        for option, given in (("--jobs", jobs > 1), ("--redo", redo)):
+            if given:
+                raise typer.BadParameter("is for a folder of images", param_hint=option)
         with told_as_json(json, makes=output if series else None):
             run_denoise(config, source, output, model, options, json, series=series, wait=wait, profile=profile)
 
@@ -350,11 +355,15 @@ def serve_dicom(
 
     tls = tls_files(tls_cert, tls_key, tls_ca)
     listening = Listening(
-        parse_address(listen, any_port=True), parse_aet(aet), tuple(parse_aet(title) for title in allow_aet or ()), tls
+        _parsed(partial(parse_address, any_port=True), listen, "--listen"),
+        _parsed(parse_aet, aet, "--aet"),
+        tuple(_parsed(parse_aet, title, "--allow-aet") for title in allow_aet or ()),
+        tls,
     )
     packing_unit = None if packing_sigma is None else packing_sigma / 255.0
     store = StoreOptions(packing, packing_unit, _sigma(sigma), None, key)
-    options = PacsOptions(listening, parse_peer(send_to), send_tls, spool, max_spool_bytes, forward_unsupported)
+    destination = _parsed(parse_peer, send_to, "--send-to")
+    options = PacsOptions(listening, destination, send_tls, spool, max_spool_bytes, forward_unsupported)
     run_serve_dicom(config, model, store, options)
 
 

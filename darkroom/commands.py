@@ -97,7 +97,9 @@ def run_store(config_file: Path, file: Path, options: StoreOptions, json_path: s
 def _chosen(stack: ImageStack, frame: int | None, file: Path) -> Generator[SourceImage]:
     """The planes to store. One of several frames goes by itself; a series' slice is a file by itself already."""
     if frame is not None and not 1 <= frame <= stack.count:
-        raise BadInputError(f"{file} has {stack.count} planes: --frame is a number from 1 to {stack.count}, got {frame}")
+        several = f"{stack.count} planes: --frame is a number from 1 to {stack.count}"
+        held = "one plane: --frame is 1" if stack.count == 1 else several
+        raise BadInputError(f"{file} has {held}, got {frame}")
     for index in range(stack.count) if frame is None else (frame - 1,):
         image = stack.plane(index)
         yield image if stack.count == 1 or stack.files else detached(image)

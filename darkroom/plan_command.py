@@ -9,10 +9,12 @@ import torch
 from rich.table import Table
 
 from client.model_file import load_model
+from client.origin import MAX_PIXELS
 from client.profile import LayerProfile
 from darkroom.output import err, result_table, write_json
 from darkroom.simulation import find_model
 from protocols import ring
+from protocols.errors import BadInputError
 from protocols.identifiers import Role
 from protocols.layer_costs import LayerCost, PlannedCosts, planned_costs, total_cost
 
@@ -41,6 +43,8 @@ class Circumstances:
 def run_plan(name: str, height: int, width: int, *, bandwidth: float, rtt: float, engine: str, json_path: str | None) -> None:
     """Show what one evaluation of a model costs. bandwidth: bits per second. rtt: seconds. Raises DarkroomError."""
     model = load_model(find_model(name))
+    if height * width > MAX_PIXELS:
+        raise BadInputError(f"{height}x{width} is {height * width:,} pixels, and an image has at most {MAX_PIXELS:,}")
     costs = planned_costs(engine, model.network, height, width)
     given = Circumstances(bandwidth, rtt, measured_rate())
     result_table(_planned_table(costs, given), json_path)

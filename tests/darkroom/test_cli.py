@@ -57,6 +57,11 @@ def image(tmp_path: Path) -> Path:
         ["plan", "--size", "64x64", "--rtt", "20"],
         ["plan", "--size", "64x64", "--engine", "steam"],
         ["denoise", ".", "-o", "out", "--profile", "--config", "c.toml"],
+        ["denoise", ".", "-o", "out", "--wait", "5", "--config", "c.toml"],
+        ["denoise", "x.npy", "-o", "y.npy", "--redo", "--config", "c.toml"],
+        ["denoise", "x.npy", "-o", "y.npy", "--jobs", "2", "--config", "c.toml"],
+        ["serve-dicom", "--listen", "nowhere", "--send-to", "PACS@127.0.0.1:1", "--config", "c.toml"],
+        ["serve-dicom", "--listen", "127.0.0.1:0", "--send-to", "nobody", "--config", "c.toml"],
     ],
 )
 def test_usage_errors(darkroom: Darkroom, arguments: list[str]) -> None:
@@ -131,6 +136,7 @@ def test_a_plan_of_either_engine(darkroom: Darkroom) -> None:
 def test_a_plan_of_an_unknown_model(darkroom: Darkroom) -> None:
     assert darkroom("plan", "--model", "none", "--size", "64x64").returncode == 4
     assert darkroom("plan", "--size", "4x4").returncode == 3
+    assert darkroom("plan", "--size", "100000x100000").returncode == 3
 
 
 def test_missing_configuration(darkroom: Darkroom, image: Path, tmp_path: Path) -> None:
