@@ -20,7 +20,7 @@ from protocols.errors import ConfigurationError
 from protocols.layers import Add, AvgPool, Concat, Conv, Gate, Layer, PixelShuffle, PixelUnshuffle, Product, Relu, SigmaMap
 from protocols.network import IMAGE_WIRE, Network
 
-WEIGHT_FRAC_BITS: Final = 11  # halves the flags of 12 for 0.01 dB (DESIGN section 6, truncation)
+WEIGHT_FRAC_BITS: Final = 10  # halves the flags of 11 for 0.01 dB; with 9, inner wires need more bits than that saves
 BRANCH_GAIN: Final = 0.1  # a branch starts as a small correction: products of unscaled branches diverge
 BRANCH_END: Final = "project"
 WEIGH: Final = "weigh"  # the convolution of a channel attention
