@@ -95,8 +95,10 @@ class FalseServerB:
             push_id=order.push_id, boot_a=order.boot_a, boot_b=order.boot_b, network_digest=self._network.digest
         )
         rpc.DealerStub(self._dealer).ClaimPush(claim, timeout=CALL_SECONDS)
-        theirs = next(self.incoming).opening
-        self.opening(0, theirs.total_bytes // 8)
+        first = piece = next(self.incoming).opening
+        while piece.offset + len(piece.chunk) < piece.total_bytes:
+            piece = next(self.incoming).opening
+        self.opening(0, first.total_bytes // 8, pieces_of=len(first.chunk))
 
     def claim(self, order: pb.PeerOrder, height: int, width: int, **changes: str) -> list[pb.MaterialChunk]:
         """Claim B's half of the ordered material; `changes` are of the terms. Raises grpc.RpcError."""
@@ -114,10 +116,12 @@ class FalseServerB:
         """Say that we hold our material."""
         self.send(pb.PeerMessage(ready=pb.PeerReady()))
 
-    def opening(self, label: int, words: int, fill: int = 0) -> None:
-        """Send a whole opening; every byte of it is `fill`."""
-        chunk = bytes([fill]) * (8 * words)
-        self.send(pb.PeerMessage(opening=pb.Opening(label=label, offset=0, total_bytes=len(chunk), chunk=chunk)))
+    def opening(self, label: int, words: int, fill: int = 0, pieces_of: int = 1 << 20) -> None:
+        """Send a whole opening, in pieces of so many bytes at most; every byte of it is `fill`."""
+        total = 8 * words
+        for offset in range(0, total, pieces_of):
+            chunk = bytes([fill]) * min(pieces_of, total - offset)
+            self.send(pb.PeerMessage(opening=pb.Opening(label=label, offset=offset, total_bytes=total, chunk=chunk)))
 
     def receive_opening(self, label: int) -> None:
         """Take what A sends until its opening `label` is whole. Raises grpc.RpcError."""

@@ -32,7 +32,7 @@ from protocols.identifiers import BootId, Role, SessionId
 from security.false_server_b import CALL_SECONDS, SIGMA_SHARE, EdgeCall, FalseServerB, denoise_request
 from security.site_access import identity, kill, peer, restart
 
-SIDE: Final = 32
+SIDE: Final = 48  # room for an impulse on each of 32 channels at half resolution (replay_algebra.Impulses)
 LEVEL: Final = 0.1  # noise level that the network is told
 REFUSALS: Final = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.NOT_FOUND)
 
