@@ -43,15 +43,16 @@ lint: .venv/.dev
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m proto.regenerate --check
 
-# Side by side, each with its output in one piece: two cores bring it under a minute.
+# Side by side, each with its output in one piece.
 check: .venv/.dev
 	@$(MAKE) --no-print-directory -j2 --output-sync=target lint unit
 
 # What holds no unit test of `make check` is not even read.
 LEFT_OUT := $(addprefix --ignore=tests/,integration training security)
 
+# Two processes, a file of tests in one of them: two cores bring it under a minute.
 unit: .venv/.dev
-	$(BIN)/pytest -q -m "not integration and not slow and not evaluation" $(LEFT_OUT) $(ARGS)
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "not integration and not slow and not evaluation" $(LEFT_OUT) $(ARGS)
 
 # The live half, two at a time on two cores, the longest first: everything live, the short form of the security evaluation, failures.
 test: check

@@ -4,9 +4,9 @@ A network is told one level for the whole image. What that means where noise is 
 
 - signal-dependent (Poisson-Gaussian; Foi, Trimeche, Katkovnik, Egiazarian, IEEE TIP 17 (2008)): the root mean square over the
   patch, which is also what a median over the blocks of an image comes near to.
-- correlated, as interpolation in a scanner leaves it: a level between its standard deviation, which a user may know, and what
-  its finest detail shows (`client.noise_level.white_sigma`), which is lower. The latter was all of `--sigma auto` when the
-  shipped weights were trained; that has since become the white noise that covers the noise's spectrum, which is above both.
+- correlated, as interpolation in a scanner leaves it: a level between what its finest detail shows
+  (`client.noise_level.white_sigma`) and the white noise that covers its spectrum, which `--sigma auto` gives; its standard
+  deviation, which a user may know, lies between.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,8 @@ def add_noise(
         return poisson_gaussian(clean, sigma, float(rng.random()), rng), sigma
     if kind < settings.signal_dependent_fraction + settings.correlated_fraction:
         neighbour = float(rng.uniform(0.0, settings.neighbour_max))
-        told = sigma * estimator_gain(neighbour) ** rng.random()
+        least, most = estimator_gain(neighbour), covering_gain(neighbour)
+        told = sigma * least * (most / least) ** rng.random()
         return clean + np.float32(sigma) * correlated(clean.shape, neighbour, rng), float(told)
     return clean + np.float32(sigma) * rng.standard_normal(clean.shape, dtype=np.float32), sigma
 
@@ -76,3 +77,8 @@ def estimator_gain(neighbour: float) -> float:
     energy = 1.0 + 2.0 * neighbour**2
     first, second = 2.0 * neighbour / energy, neighbour**2 / energy
     return (6.0 - 8.0 * first + 2.0 * second) / 6.0
+
+
+def covering_gain(neighbour: float) -> float:
+    """The white noise that covers the spectrum of `correlated`: its peak, the filter's sum, along both axes."""
+    return (1.0 + 2.0 * neighbour) ** 2 / (1.0 + 2.0 * neighbour**2)

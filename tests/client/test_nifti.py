@@ -137,7 +137,11 @@ def test_a_gzip_is_not_unpacked_beyond_what_its_header_needs(tmp_path, monkeypat
     assert sum(unpacked) < 3 << 20
 
 
-@pytest.mark.parametrize("content", [gzip.compress(bytes(4096)), gzip.compress(b"x" * 500)[:-9], b"\x1f\x8b" + bytes(100)])
+@pytest.mark.parametrize(
+    "content",
+    [gzip.compress(bytes(4096)), gzip.compress(b"x" * 500)[:-9], b"\x1f\x8b" + bytes(100)],
+    ids=["zeros", "cut off", "magic alone"],
+)
 def test_other_gzips_are_refused(tmp_path, content):
     (tmp_path / "in.nii.gz").write_bytes(content)
     with pytest.raises(BadInputError, match="no known format|cannot be read"):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow  # starts the command, which takes seconds
 @pytest.mark.parametrize("unbuffered", ["", "1"])  # a write fails at once, or when the buffer is written out
 @pytest.mark.parametrize("arguments", [["sample", "scan.dcm"], ["--version"], ["store", "--help"]])
 def test_a_full_disk(tmp_path: Path, arguments: list[str], unbuffered: str) -> None:

@@ -161,7 +161,7 @@ def test_a_stream_that_the_caller_drops_is_cancelled():
     assert value(metrics, "darkroom_calls_total", call="Denoise", outcome="cancelled") == 1
 
 
-@pytest.mark.parametrize("text", [str(SessionId.fresh()), "doe^john", "1" * 33, ""])
+@pytest.mark.parametrize("text", [str(SessionId.fresh()), "doe^john", "1" * 33, ""], ids=["identifier", "name", "long", "empty"])
 def test_the_log_of_a_call_holds_identifiers_and_not_what_a_caller_sends_in_their_place(text):
     with answering(Context(), "Denoise", PartyMetrics("server A")) as call:
         call.note_id("session", text)

@@ -44,6 +44,7 @@ def test_a_clamp_is_exact_at_its_bounds_and_around_them(low, high):
     assert torch.equal(evaluate_float(network, {}, image[None].double() * UNIT, torch.zeros(1))[0] / UNIT, expected.double())
 
 
+@pytest.mark.slow
 @given(
     bounds=st.sets(st.integers(-(1 << 18), 1 << 18).map(lambda words: words * UNIT), min_size=2, max_size=2).map(sorted),
     frac_bits=st.integers(8, 16),

@@ -131,6 +131,7 @@ def test_as_close_to_exact_arithmetic_and_to_the_general_oracle_as_truncation_al
     assert bool(((joined.output - evaluate_oracle(network, encoded, encode(image), SIGMA)).abs() <= 2 * bound).all())
 
 
+@pytest.mark.slow
 def test_two_materials_give_results_that_differ_by_carries_alone():
     network = covered_layers(ranges={}, thirds=False)
     first, second = (evaluated(network, (16, 16), seed=seed_of(number))[0] for number in range(2))

@@ -336,6 +336,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(index=st.integers(0, len(EVERY_LAYER.layers) - 1), data=st.data())
 @settings(quick, max_examples=80)
 def test_any_value_in_any_place_is_refused_or_read(index, data):

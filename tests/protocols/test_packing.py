@@ -236,6 +236,7 @@ def test_keyed_packing_is_uniform_without_either_key(image):
     assert uniformity_p_value(packed[:, :8]) > ERROR_RATE  # over uploads, not along one stream
 
 
+@pytest.mark.slow
 def test_the_uniformity_test_finds_weak_packing():
     keys = [keys_of(index) for index in range(512)]
     twice_one_key = torch.stack([IMAGES["black"] + 2 * noise(k.key_a, KEYED, (256,)) for k in keys])

@@ -56,6 +56,7 @@ def test_tiles_give_the_untiled_result(height, width):
     assert torch.allclose(whole, run(GATED, image), rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_tiles_on_shares_give_the_untiled_result_within_a_grey_level():
     """Both on the masked engine: what differs is the carries of truncation, and nothing at the seams."""
     image = torch.rand(1, 97, 260, generator=torch.Generator().manual_seed(5), dtype=torch.double)
@@ -82,7 +83,7 @@ def test_the_reach_is_no_smaller_than_what_an_impulse_shows():
     assert seen <= reach(GATED) <= seen + 8
 
 
-@pytest.mark.parametrize(("height", "width"), [(8, 9), (100, 100), (333, 1234)])
+@pytest.mark.parametrize(("height", "width"), [(8, 9), (100, 100), pytest.param(333, 1234, marks=pytest.mark.slow)])
 def test_kept_parts_cover_the_image_once_and_windows_fit(height, width):
     limit = limit_for(GATED, 120)
     tiles = tiles_for(GATED, height, width, words_of(GATED), limit)

@@ -45,6 +45,7 @@ def bits_of(network: Network) -> dict[str, int]:
     return {name: wire.frac_bits for name, wire in network.ranges}
 
 
+@pytest.mark.slow
 def test_every_truncated_wire_gets_a_range_that_covers_hostile_images_with_a_margin() -> None:
     weights = weights_of(EVERY_LAYER)
     found = measured_ranges(EVERY_LAYER, weights, np.random.default_rng(0))
