@@ -6,10 +6,9 @@ line there is padded with blanks, after which no backslash would join it to the 
 """
 
 import math
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Annotated, Final, Literal
 
 import typer
 
@@ -18,6 +17,7 @@ from darkroom.cli_options import ConfigOption, JsonOption, WindowOption
 from darkroom.error_report import told_as_json
 from darkroom.key_cli import key_app
 from darkroom.model_cli import model_app
+from darkroom.option_values import parsed
 from darkroom.site_cli import site_app
 
 INTRODUCTION: Final = (
@@ -41,7 +41,6 @@ app.add_typer(model_app, name="model")
 app.add_typer(key_app, name="key")
 
 DEFAULT_MODEL: Final = "base"
-Parsed = TypeVar("Parsed")
 
 KeyOption = Annotated[
     Path | None, typer.Option("--key", metavar="FILE", help="Noise master key (mode 0600), instead of the one in --config.")
@@ -93,16 +92,6 @@ def _sigma(text: str | None) -> float | None:
             f"{text!r} is neither auto nor a number of at least 0, in 1/255 of the range", param_hint="--sigma"
         )
     return value / 255.0
-
-
-def _parsed(parse: Callable[[str], Parsed], text: str, option: str) -> Parsed:
-    """What an option says. Raises typer.BadParameter."""
-    from protocols.errors import BadInputError
-
-    try:
-        return parse(text)
-    except BadInputError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from error
 
 
 def _engine(text: str | None) -> str:
@@ -301,8 +290,8 @@ def plan(
     from darkroom.plan_command import run_plan
     from darkroom.units import parse_bandwidth, parse_delay, parse_size
 
-    height, width = _parsed(parse_size, size, "--size")
-    bits, seconds = _parsed(parse_bandwidth, bandwidth, "--bandwidth"), _parsed(parse_delay, rtt, "--rtt")
+    height, width = parsed(parse_size, size, "--size")
+    bits, seconds = parsed(parse_bandwidth, bandwidth, "--bandwidth"), parsed(parse_delay, rtt, "--rtt")
     with told_as_json(json):
         run_plan(model, height, width, bandwidth=bits, rtt=seconds, engine=_engine(engine), json_path=json)
 
@@ -355,14 +344,14 @@ def serve_dicom(
 
     tls = tls_files(tls_cert, tls_key, tls_ca)
     listening = Listening(
-        _parsed(partial(parse_address, any_port=True), listen, "--listen"),
-        _parsed(parse_aet, aet, "--aet"),
-        tuple(_parsed(parse_aet, title, "--allow-aet") for title in allow_aet or ()),
+        parsed(partial(parse_address, any_port=True), listen, "--listen"),
+        parsed(parse_aet, aet, "--aet"),
+        tuple(parsed(parse_aet, title, "--allow-aet") for title in allow_aet or ()),
         tls,
     )
     packing_unit = None if packing_sigma is None else packing_sigma / 255.0
     store = StoreOptions(packing, packing_unit, _sigma(sigma), None, key)
-    destination = _parsed(parse_peer, send_to, "--send-to")
+    destination = parsed(parse_peer, send_to, "--send-to")
     options = PacsOptions(listening, destination, send_tls, spool, max_spool_bytes, forward_unsupported)
     run_serve_dicom(config, model, store, options)
 

@@ -209,6 +209,21 @@ def test_provision_again_keeps_addresses_and_renews_on_request(darkroom: Darkroo
         assert (new["fingerprint"] == old["fingerprint"]) is (new["name"] == "grant")
 
 
+@pytest.mark.parametrize("option", ["--server-a", "--server-b", "--dealer", "--listen-a", "--listen-b", "--listen-dealer"])
+def test_an_address_that_is_none_names_its_option(darkroom: Darkroom, tmp_path: Path, option: str) -> None:
+    done = darkroom("provision", "--dir", tmp_path / "site", option, "foo")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"Invalid value for {option}: 'foo' is no address: write HOST:PORT" in done.stderr
+    assert not (tmp_path / "site").exists()
+
+
+def test_a_route_that_is_none_names_its_option(darkroom: Darkroom, tmp_path: Path) -> None:
+    done = darkroom("provision", "--dir", tmp_path / "site", "--route", "hospital:server-a=foo")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Invalid value for --route: 'hospital:server-a=foo' is no route: 'foo' is no" in done.stderr
+    assert not (tmp_path / "site").exists()
+
+
 def test_one_operators_folder_and_the_exchange(darkroom: Darkroom, tmp_path: Path) -> None:
     done = darkroom("provision", "--dir", tmp_path / "b", "--role", "server-b", "--server-a", "a.example:1")
     assert done.returncode == 0
