@@ -17,7 +17,7 @@ from darkroom.cli_options import ConfigOption, JsonOption, WindowOption
 from darkroom.error_report import told_as_json
 from darkroom.key_cli import key_app
 from darkroom.model_cli import model_app
-from darkroom.option_values import parsed
+from darkroom.option_values import parsed, refuse_given
 from darkroom.site_cli import site_app
 
 INTRODUCTION: Final = (
@@ -206,6 +206,7 @@ def store(
 
 @app.command()
 def denoise(
+    context: typer.Context,
     source: Annotated[str, typer.Argument(metavar="ID_FILE_OR_DIR", help="What store printed; or a file or folder, all in one.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="OUT", help="Result: .npy, or of the source's kind; of a DIR a folder.")
@@ -247,22 +248,23 @@ def denoise(
     """
     from client.dicom_derived import Derivation
     from darkroom.batch_command import run_denoise_folder
-    from darkroom.commands import run_denoise
+    from darkroom.commands import is_object, run_denoise
     from darkroom.store_options import StoreOptions
 
+    of_folder = Path(source).is_dir() and not series
+    if of_folder:
+        refuse_given(context, {"profile", "wait"}, "is for one image or series, not for a folder of images")
+    else:
+        refuse_given(context, {"jobs", "redo"}, "is for a folder of images")
+    if is_object(source) and not series:
+        refuse_given(context, {"packing", "packing_sigma"}, "is for a file or folder: an object keeps what it was stored with")
     packing_unit = None if packing_sigma is None else packing_sigma / 255.0
     options = StoreOptions(
         packing, packing_unit, _sigma(sigma), None, key, Derivation.fresh(anonymous=anonymize), _engine(engine)
     )
-    if Path(source).is_dir() and not series:
-        for option, given in (("--profile", profile), ("--wait", wait > 0)):
-            if given:
-                raise typer.BadParameter("is for one image or series, not for a folder of images", param_hint=option)
+    if of_folder:
         run_denoise_folder(config, Path(source), output, model, options, json, jobs=jobs, redo=redo)
     else:
-        for option, given in (("--jobs", jobs > 1), ("--redo", redo)):
-            if given:
-                raise typer.BadParameter("is for a folder of images", param_hint=option)
         with told_as_json(json, makes=output if series else None):
             run_denoise(config, source, output, model, options, json, series=series, wait=wait, profile=profile)
 

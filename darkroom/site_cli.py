@@ -10,7 +10,7 @@ import typer
 
 from darkroom.cli_options import JsonOption
 from darkroom.error_report import told_as_json
-from darkroom.option_values import parsed
+from darkroom.option_values import parsed, refuse_given
 
 site_app = typer.Typer()
 
@@ -35,6 +35,7 @@ def _bound(name: str, who: str) -> typer.models.OptionInfo:
 
 @site_app.command()
 def provision(
+    context: typer.Context,
     dir: DirOption,
     role: Annotated[
         Role | None,
@@ -77,6 +78,10 @@ def provision(
     from darkroom.site_addresses import parse_advertised, parse_bound, parse_route
     from darkroom.site_commands import run_provision
 
+    if role is not None:
+        others = {"listen_a": "server-a", "listen_b": "server-b", "listen_dealer": "dealer"}
+        foreign = {parameter for parameter, party in others.items() if party != role}
+        refuse_given(context, foreign, f"is for that party's own folder, not for --role {role}")
     dialled = {"server-a": server_a, "server-b": server_b, "dealer": dealer}
     listening = {
         "server-a": ("--listen-a", listen_a),

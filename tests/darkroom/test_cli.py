@@ -70,6 +70,37 @@ def test_usage_errors(darkroom: Darkroom, arguments: list[str]) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("source", "option"),
+    [
+        (OBJECT, ("--packing", "blind")),
+        (OBJECT, ("--packing", "keyed")),  # the default: whoever says it believes that it decides
+        (OBJECT, ("--packing-sigma", "0")),
+        (OBJECT, ("--jobs", "1")),
+        (OBJECT, ("--redo",)),
+        ("x.npy", ("--jobs", "1")),
+        (".", ("--wait", "0")),
+        (".", ("--profile",)),
+    ],
+)
+def test_an_option_of_denoise_that_would_be_ignored_is_refused(
+    darkroom: Darkroom, site: Site, source: str, option: tuple[str, ...]
+) -> None:
+    done = darkroom("denoise", source, "-o", "out.npy", *option, "--config", site.root / "hospital.toml")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"Invalid value for {option[0]}: is for " in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--listen-b", "--listen-dealer"])
+def test_what_another_party_binds_is_not_for_this_role(darkroom: Darkroom, tmp_path: Path, option: str) -> None:
+    command = ("provision", "--dir", tmp_path / "a", "--role", "server-a")
+    done = darkroom(*command, option, "0.0.0.0:1")
+    assert done.returncode == 2
+    assert f"Invalid value for {option}: is for that party's own folder, not for --role server-a" in done.stderr
+    assert not (tmp_path / "a").exists()
+    assert darkroom(*command, "--listen-a", "0.0.0.0:1").returncode == 0
+
+
 def test_the_sample_is_a_readable_image_and_overwrites_nothing(darkroom: Darkroom, tmp_path: Path) -> None:
     path = tmp_path / "scan.dcm"
     assert darkroom("sample", path).stdout == f"{path}\n"
