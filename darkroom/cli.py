@@ -5,7 +5,6 @@ A line of an example is a whole command of at most 78 characters, so that it can
 line there is padded with blanks, after which no backslash would join it to the next.
 """
 
-import math
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -17,7 +16,7 @@ from darkroom.cli_options import ConfigOption, JsonOption, WindowOption
 from darkroom.error_report import told_as_json
 from darkroom.key_cli import key_app
 from darkroom.model_cli import model_app
-from darkroom.option_values import parsed, refuse_given
+from darkroom.option_values import engine_name, noise_level, parsed, refuse_given
 from darkroom.site_cli import site_app
 
 INTRODUCTION: Final = (
@@ -77,30 +76,6 @@ EngineOption = Annotated[
     ),
 ]
 SIGMA_HELP: Final = "Acquisition noise in 1/255 of the range, or auto (estimated)."
-
-
-def _sigma(text: str | None) -> float | None:
-    """A noise level in units of the range from one in 1/255; None for auto. Raises typer.BadParameter."""
-    if text is None or text == "auto":
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0.0 <= value < math.inf:
-        raise typer.BadParameter(
-            f"{text!r} is neither auto nor a number of at least 0, in 1/255 of the range", param_hint="--sigma"
-        )
-    return value / 255.0
-
-
-def _engine(text: str | None) -> str:
-    """An engine's name, or "" for the servers' choice. Raises typer.BadParameter."""
-    from protocols.engines import ENGINES
-
-    if text is not None and text not in ENGINES:
-        raise typer.BadParameter(f"{text!r} is unknown; known are {', '.join(ENGINES)}", param_hint="--engine")
-    return text or ""
 
 
 def _version(asked: bool) -> None:
@@ -201,7 +176,7 @@ def store(
     from darkroom.store_options import StoreOptions
 
     packing_unit = None if packing_sigma is None else packing_sigma / 255.0
-    run_store(config, file, StoreOptions(packing, packing_unit, _sigma(sigma), window, key), json, frame=frame)
+    run_store(config, file, StoreOptions(packing, packing_unit, noise_level(sigma), window, key), json, frame=frame)
 
 
 @app.command()
@@ -260,7 +235,7 @@ def denoise(
         refuse_given(context, {"packing", "packing_sigma"}, "is for a file or folder: an object keeps what it was stored with")
     packing_unit = None if packing_sigma is None else packing_sigma / 255.0
     options = StoreOptions(
-        packing, packing_unit, _sigma(sigma), None, key, Derivation.fresh(anonymous=anonymize), _engine(engine)
+        packing, packing_unit, noise_level(sigma), None, key, Derivation.fresh(anonymous=anonymize), engine_name(engine)
     )
     if of_folder:
         run_denoise_folder(config, Path(source), output, model, options, json, jobs=jobs, redo=redo)
@@ -295,7 +270,7 @@ def plan(
     height, width = parsed(parse_size, size, "--size")
     bits, seconds = parsed(parse_bandwidth, bandwidth, "--bandwidth"), parsed(parse_delay, rtt, "--rtt")
     with told_as_json(json):
-        run_plan(model, height, width, bandwidth=bits, rtt=seconds, engine=_engine(engine), json_path=json)
+        run_plan(model, height, width, bandwidth=bits, rtt=seconds, engine=engine_name(engine), json_path=json)
 
 
 @app.command("serve-dicom")
@@ -324,6 +299,13 @@ def serve_dicom(
         Path | None, typer.Option("--tls-ca", metavar="FILE", help="CA whose certificates senders and destination must show.")
     ] = None,
     send_tls: Annotated[bool, typer.Option("--send-tls", help="Send with TLS too.")] = False,
+    metrics: Annotated[
+        str | None,
+        typer.Option("--metrics", metavar="HOST:PORT", help="Show Prometheus metrics there, on loopback. Default: nowhere."),
+    ] = None,
+    metrics_remote: Annotated[
+        bool, typer.Option("--metrics-allow-remote", help="Also where other machines reach them: plain HTTP.")
+    ] = False,
     model: Annotated[str, typer.Option("--model", metavar="NAME", help="A model that the servers hold.")] = DEFAULT_MODEL,
     sigma: Annotated[str, typer.Option("--sigma", metavar="S", help=SIGMA_HELP)] = "auto",
     packing: PackingOption = "keyed",
@@ -343,7 +325,11 @@ def serve_dicom(
     from darkroom.pacs.command import PacsOptions, run_serve_dicom, tls_files
     from darkroom.pacs.receiver import Listening
     from darkroom.store_options import StoreOptions
+    from proto.metrics import metrics_address
 
+    if metrics is None and metrics_remote:
+        raise typer.BadParameter("is for --metrics, which is not given", param_hint="--metrics-allow-remote")
+    shown = partial(metrics_address, allow_remote=metrics_remote, setting="--metrics", allowing="add --metrics-allow-remote")
     tls = tls_files(tls_cert, tls_key, tls_ca)
     listening = Listening(
         parsed(partial(parse_address, any_port=True), listen, "--listen"),
@@ -352,9 +338,17 @@ def serve_dicom(
         tls,
     )
     packing_unit = None if packing_sigma is None else packing_sigma / 255.0
-    store = StoreOptions(packing, packing_unit, _sigma(sigma), None, key)
+    store = StoreOptions(packing, packing_unit, noise_level(sigma), None, key)
     destination = parsed(parse_peer, send_to, "--send-to")
-    options = PacsOptions(listening, destination, send_tls, spool, max_spool_bytes, forward_unsupported)
+    options = PacsOptions(
+        listening,
+        destination,
+        send_tls,
+        spool,
+        max_spool_bytes,
+        forward_unsupported,
+        None if metrics is None else parsed(shown, metrics, "--metrics"),
+    )
     run_serve_dicom(config, model, store, options)
 
 

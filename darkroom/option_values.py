@@ -3,6 +3,7 @@
 So is an option that would be ignored: whoever gave it would believe that it had an effect.
 """
 
+import math
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
@@ -12,12 +13,12 @@ Parsed = TypeVar("Parsed")
 
 
 def parsed(parse: Callable[[str], Parsed], text: str, option: str) -> Parsed:
-    """What an option says. Raises typer.BadParameter: `parse` raised BadInputError."""
-    from protocols.errors import BadInputError
+    """What an option says. Raises typer.BadParameter: `parse` raised BadInputError or ConfigurationError."""
+    from protocols.errors import BadInputError, ConfigurationError
 
     try:
         return parse(text)
-    except BadInputError as error:
+    except (BadInputError, ConfigurationError) as error:
         raise typer.BadParameter(str(error), param_hint=option) from error
 
 
@@ -28,3 +29,27 @@ def refuse_given(context: typer.Context, parameters: Collection[str], why: str) 
         source = context.get_parameter_source(name)
         if name in parameters and source is not None and source.name != "DEFAULT":
             raise typer.BadParameter(why, param_hint=parameter.opts[0])
+
+
+def noise_level(text: str | None) -> float | None:
+    """A noise level in units of the range from one in 1/255; None for auto. Raises typer.BadParameter."""
+    if text is None or text == "auto":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0.0 <= value < math.inf:
+        raise typer.BadParameter(
+            f"{text!r} is neither auto nor a number of at least 0, in 1/255 of the range", param_hint="--sigma"
+        )
+    return value / 255.0
+
+
+def engine_name(text: str | None) -> str:
+    """An engine's name, or "" for the servers' choice. Raises typer.BadParameter."""
+    from protocols.engines import ENGINES
+
+    if text is not None and text not in ENGINES:
+        raise typer.BadParameter(f"{text!r} is unknown; known are {', '.join(ENGINES)}", param_hint="--engine")
+    return text or ""

@@ -91,6 +91,21 @@ def test_an_option_of_denoise_that_would_be_ignored_is_refused(
     assert f"Invalid value for {option[0]}: is for " in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--metrics", "9464"), "Invalid value for --metrics: --metrics must be HOST:PORT, such as 127.0.0.1:9464, not '9464'"),
+        (("--metrics", "0.0.0.0:9464"), "Invalid value for --metrics: --metrics = '0.0.0.0:9464' can be reached"),
+        (("--metrics-allow-remote",), "Invalid value for --metrics-allow-remote: is for --metrics"),
+    ],
+)
+def test_where_serve_dicom_may_not_show_metrics(darkroom: Darkroom, site: Site, options: tuple[str, ...], sentence: str) -> None:
+    command = ("serve-dicom", "--listen", "127.0.0.1:0", "--send-to", "PACS@127.0.0.1:1")
+    done = darkroom(*command, *options, "--config", site.root / "hospital.toml")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert sentence in done.stderr
+
+
 @pytest.mark.parametrize("option", ["--listen-b", "--listen-dealer"])
 def test_what_another_party_binds_is_not_for_this_role(darkroom: Darkroom, tmp_path: Path, option: str) -> None:
     command = ("provision", "--dir", tmp_path / "a", "--role", "server-a")
