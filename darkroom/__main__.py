@@ -9,11 +9,11 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Final, NoReturn, TextIO, cast
 
-INTERRUPTED: Final = 130  # `darkroom.exit_codes` says the same; importing it takes time in which Ctrl-C may come
+INTERRUPTED: Final = 130  # `proto.exit_codes` says the same; importing it takes time in which Ctrl-C may come
 
 
 def main() -> NoReturn:
-    """Run one command and exit with the code that it deserves (`darkroom.exit_codes`)."""
+    """Run one command and exit with the code that it deserves (`proto.exit_codes`)."""
     try:
         code = _run()
     except KeyboardInterrupt:
@@ -36,8 +36,8 @@ def _run() -> int | str | None:
         signal.signal(number, _interrupt)
 
     from darkroom.cli import app
-    from darkroom.exit_codes import exit_code_of
     from darkroom.output import CheckedOutput, err
+    from proto.exit_codes import exit_code_of
     from proto.logs import configure_logs
     from protocols.errors import DarkroomError
 

@@ -11,10 +11,10 @@ from darkroom.batch_files import find_images
 from darkroom.batch_manifest import open_manifest
 from darkroom.batch_view import BatchView, summary_json, summary_lines
 from darkroom.error_report import told_as_json
-from darkroom.exit_codes import exit_code_of
 from darkroom.file_denoising import denoise_file
 from darkroom.output import Teller, err, result_line, write_json
 from darkroom.store_options import StoreOptions
+from proto.exit_codes import exit_code_of
 from protocols.errors import BadInputError, DarkroomError, NotFoundError
 
 

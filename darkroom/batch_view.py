@@ -13,7 +13,7 @@ from client.progress import Step
 from darkroom import __version__
 from darkroom.batch import Outcome, Plan, State, Summary, View
 from darkroom.batch_files import Found, shown
-from darkroom.exit_codes import exit_code_of
+from proto.exit_codes import exit_code_of
 
 NAME_WIDTH: Final = 40  # of the file in the bar's line; its own line has it in full
 _WAITS: Final = ("again in", "nothing was begun")  # what `darkroom.batch` and `client.waiting` say while they wait

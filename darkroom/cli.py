@@ -5,11 +5,9 @@ A line of an example is a whole command of at most 78 characters, so that it can
 line there is padded with blanks, after which no backslash would join it to the next.
 """
 
-import math
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Annotated, Final, Literal
 
 import typer
 
@@ -18,6 +16,7 @@ from darkroom.cli_options import ConfigOption, JsonOption, WindowOption
 from darkroom.error_report import told_as_json
 from darkroom.key_cli import key_app
 from darkroom.model_cli import model_app
+from darkroom.option_values import engine_name, noise_level, parsed, refuse_given
 from darkroom.site_cli import site_app
 
 INTRODUCTION: Final = (
@@ -41,7 +40,6 @@ app.add_typer(model_app, name="model")
 app.add_typer(key_app, name="key")
 
 DEFAULT_MODEL: Final = "base"
-Parsed = TypeVar("Parsed")
 
 KeyOption = Annotated[
     Path | None, typer.Option("--key", metavar="FILE", help="Noise master key (mode 0600), instead of the one in --config.")
@@ -78,40 +76,6 @@ EngineOption = Annotated[
     ),
 ]
 SIGMA_HELP: Final = "Acquisition noise in 1/255 of the range, or auto (estimated)."
-
-
-def _sigma(text: str | None) -> float | None:
-    """A noise level in units of the range from one in 1/255; None for auto. Raises typer.BadParameter."""
-    if text is None or text == "auto":
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0.0 <= value < math.inf:
-        raise typer.BadParameter(
-            f"{text!r} is neither auto nor a number of at least 0, in 1/255 of the range", param_hint="--sigma"
-        )
-    return value / 255.0
-
-
-def _parsed(parse: Callable[[str], Parsed], text: str, option: str) -> Parsed:
-    """What an option says. Raises typer.BadParameter."""
-    from protocols.errors import BadInputError
-
-    try:
-        return parse(text)
-    except BadInputError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from error
-
-
-def _engine(text: str | None) -> str:
-    """An engine's name, or "" for the servers' choice. Raises typer.BadParameter."""
-    from protocols.engines import ENGINES
-
-    if text is not None and text not in ENGINES:
-        raise typer.BadParameter(f"{text!r} is unknown; known are {', '.join(ENGINES)}", param_hint="--engine")
-    return text or ""
 
 
 def _version(asked: bool) -> None:
@@ -212,11 +176,12 @@ def store(
     from darkroom.store_options import StoreOptions
 
     packing_unit = None if packing_sigma is None else packing_sigma / 255.0
-    run_store(config, file, StoreOptions(packing, packing_unit, _sigma(sigma), window, key), json, frame=frame)
+    run_store(config, file, StoreOptions(packing, packing_unit, noise_level(sigma), window, key), json, frame=frame)
 
 
 @app.command()
 def denoise(
+    context: typer.Context,
     source: Annotated[str, typer.Argument(metavar="ID_FILE_OR_DIR", help="What store printed; or a file or folder, all in one.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="OUT", help="Result: .npy, or of the source's kind; of a DIR a folder.")
@@ -258,22 +223,23 @@ def denoise(
     """
     from client.dicom_derived import Derivation
     from darkroom.batch_command import run_denoise_folder
-    from darkroom.commands import run_denoise
+    from darkroom.commands import is_object, run_denoise
     from darkroom.store_options import StoreOptions
 
+    of_folder = Path(source).is_dir() and not series
+    if of_folder:
+        refuse_given(context, {"profile", "wait"}, "is for one image or series, not for a folder of images")
+    else:
+        refuse_given(context, {"jobs", "redo"}, "is for a folder of images")
+    if is_object(source) and not series:
+        refuse_given(context, {"packing", "packing_sigma"}, "is for a file or folder: an object keeps what it was stored with")
     packing_unit = None if packing_sigma is None else packing_sigma / 255.0
     options = StoreOptions(
-        packing, packing_unit, _sigma(sigma), None, key, Derivation.fresh(anonymous=anonymize), _engine(engine)
+        packing, packing_unit, noise_level(sigma), None, key, Derivation.fresh(anonymous=anonymize), engine_name(engine)
     )
-    if Path(source).is_dir() and not series:
-        for option, given in (("--profile", profile), ("--wait", wait > 0)):
-            if given:
-                raise typer.BadParameter("is for one image or series, not for a folder of images", param_hint=option)
+    if of_folder:
         run_denoise_folder(config, Path(source), output, model, options, json, jobs=jobs, redo=redo)
     else:
-        for option, given in (("--jobs", jobs > 1), ("--redo", redo)):
-            if given:
-                raise typer.BadParameter("is for a folder of images", param_hint=option)
         with told_as_json(json, makes=output if series else None):
             run_denoise(config, source, output, model, options, json, series=series, wait=wait, profile=profile)
 
@@ -301,10 +267,10 @@ def plan(
     from darkroom.plan_command import run_plan
     from darkroom.units import parse_bandwidth, parse_delay, parse_size
 
-    height, width = _parsed(parse_size, size, "--size")
-    bits, seconds = _parsed(parse_bandwidth, bandwidth, "--bandwidth"), _parsed(parse_delay, rtt, "--rtt")
+    height, width = parsed(parse_size, size, "--size")
+    bits, seconds = parsed(parse_bandwidth, bandwidth, "--bandwidth"), parsed(parse_delay, rtt, "--rtt")
     with told_as_json(json):
-        run_plan(model, height, width, bandwidth=bits, rtt=seconds, engine=_engine(engine), json_path=json)
+        run_plan(model, height, width, bandwidth=bits, rtt=seconds, engine=engine_name(engine), json_path=json)
 
 
 @app.command("serve-dicom")
@@ -333,6 +299,13 @@ def serve_dicom(
         Path | None, typer.Option("--tls-ca", metavar="FILE", help="CA whose certificates senders and destination must show.")
     ] = None,
     send_tls: Annotated[bool, typer.Option("--send-tls", help="Send with TLS too.")] = False,
+    metrics: Annotated[
+        str | None,
+        typer.Option("--metrics", metavar="HOST:PORT", help="Show Prometheus metrics there, on loopback. Default: nowhere."),
+    ] = None,
+    metrics_remote: Annotated[
+        bool, typer.Option("--metrics-allow-remote", help="Also where other machines reach them: plain HTTP.")
+    ] = False,
     model: Annotated[str, typer.Option("--model", metavar="NAME", help="A model that the servers hold.")] = DEFAULT_MODEL,
     sigma: Annotated[str, typer.Option("--sigma", metavar="S", help=SIGMA_HELP)] = "auto",
     packing: PackingOption = "keyed",
@@ -352,18 +325,30 @@ def serve_dicom(
     from darkroom.pacs.command import PacsOptions, run_serve_dicom, tls_files
     from darkroom.pacs.receiver import Listening
     from darkroom.store_options import StoreOptions
+    from proto.metrics import metrics_address
 
+    if metrics is None and metrics_remote:
+        raise typer.BadParameter("is for --metrics, which is not given", param_hint="--metrics-allow-remote")
+    shown = partial(metrics_address, allow_remote=metrics_remote, setting="--metrics", allowing="add --metrics-allow-remote")
     tls = tls_files(tls_cert, tls_key, tls_ca)
     listening = Listening(
-        _parsed(partial(parse_address, any_port=True), listen, "--listen"),
-        _parsed(parse_aet, aet, "--aet"),
-        tuple(_parsed(parse_aet, title, "--allow-aet") for title in allow_aet or ()),
+        parsed(partial(parse_address, any_port=True), listen, "--listen"),
+        parsed(parse_aet, aet, "--aet"),
+        tuple(parsed(parse_aet, title, "--allow-aet") for title in allow_aet or ()),
         tls,
     )
     packing_unit = None if packing_sigma is None else packing_sigma / 255.0
-    store = StoreOptions(packing, packing_unit, _sigma(sigma), None, key)
-    destination = _parsed(parse_peer, send_to, "--send-to")
-    options = PacsOptions(listening, destination, send_tls, spool, max_spool_bytes, forward_unsupported)
+    store = StoreOptions(packing, packing_unit, noise_level(sigma), None, key)
+    destination = parsed(parse_peer, send_to, "--send-to")
+    options = PacsOptions(
+        listening,
+        destination,
+        send_tls,
+        spool,
+        max_spool_bytes,
+        forward_unsupported,
+        None if metrics is None else parsed(shown, metrics, "--metrics"),
+    )
     run_serve_dicom(config, model, store, options)
 
 

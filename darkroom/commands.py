@@ -148,7 +148,7 @@ def run_denoise(
     if path.is_dir() is not series:
         what = "is a folder: add --series if it is one DICOM series" if path.is_dir() else "is no folder, so no --series"
         raise BadInputError(f"{source} {what}")
-    if Identifier.PATTERN.fullmatch(source) and not series:
+    if is_object(source) and not series:
         denoised, origin = _denoise_object(config, source, output, model, options, wait)
     elif path.exists():
         with Stages(err()) as stages:
@@ -156,6 +156,11 @@ def run_denoise(
     else:
         raise BadInputError(f"{source!r} is neither an object id (32 hex digits, as `darkroom store` prints) nor a file")
     _show_denoised(denoised, origin, output, json_path, _profile(config, denoised) if profile else None)
+
+
+def is_object(source: str) -> bool:
+    """Whether what `denoise` is given has the form of an object id; else it is a file or folder."""
+    return Identifier.PATTERN.fullmatch(source) is not None
 
 
 def _denoise_object(

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from darkroom.exit_codes import exit_code_of
-from darkroom.output import err, require_writable, write_json
+from darkroom.output import err, require_place_for_json, write_json
+from proto.exit_codes import exit_code_of
 from protocols.errors import DarkroomError, PeerUnavailableError
 
 
@@ -25,7 +25,7 @@ def told_as_json(path: str | None, *, makes: Path | None = None) -> Generator[di
     makes. Raises ConfigurationError before the block: there is nowhere to write to. Where writing fails only now, that is a note:
     it must not stand in place of the error.
     """
-    require_writable(path, makes=makes)
+    require_place_for_json(path, makes=makes)
     done: dict[str, Any] = {}
     try:
         yield done

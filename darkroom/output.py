@@ -97,7 +97,7 @@ def write_json(result: Mapping[str, Any], path: str | None) -> None:
         file.write(text.encode())
 
 
-def require_writable(path: str | None, *, makes: Path | None = None) -> None:
+def require_place_for_json(path: str | None, *, makes: Path | None = None) -> None:
     """Find out before the work whether `write_json` will have a folder to write to. makes: a folder that the work makes.
 
     Raises ConfigurationError: there is none, it is closed to us, or `path` is a folder itself.

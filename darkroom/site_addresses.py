@@ -4,6 +4,8 @@ A party may have several host names and addresses. Others try them in order, unl
 hospital may reach server A by another address than server B does. All of them stand in its certificate.
 """
 
+import ipaddress
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -26,6 +28,7 @@ DIALS: Final = {
 DEFAULT: Final = {"server-a": ("server-a:7601",), "server-b": ("server-b:7602",), "dealer": ("dealer:7600",)}
 EVERY_INTERFACE: Final = "0.0.0.0"  # noqa: S104 - what is bound is said in the operator's own file, and can be changed there
 FILE: Final = "addresses.toml"
+_HOST_NAME: Final = re.compile(r"(?!.{254})[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")  # stands in a certificate as it is
 
 
 @dataclass(frozen=True)
@@ -60,18 +63,14 @@ class SiteAddresses:
         return list(dict.fromkeys(split_address(address)[0] for address in (*self.advertised[party], *reached)))
 
     def changed(
-        self, *, advertised: Mapping[str, tuple[str, ...]], bound: Mapping[str, str | None], routes: tuple[str, ...]
+        self, *, advertised: Mapping[str, tuple[str, ...]], bound: Mapping[str, str | None], routes: Mapping[str, str]
     ) -> Self:
-        """These, with what the command line says in place of what it names. Raises BadInputError, ConfigurationError."""
-        told = {party: addresses for party, addresses in advertised.items() if addresses}
-        listening = {party: address for party, address in bound.items() if address}
-        for address in (*(address for addresses in told.values() for address in addresses), *listening.values()):
-            split_address(address)
+        """These, with what the command line says, parsed, in place of what it names."""
         return replace(
             self,
-            advertised={**self.advertised, **told},
-            bound={**self.bound, **listening},
-            routes={**self.routes, **dict(map(_parse_route, routes))},
+            advertised={**self.advertised, **{party: addresses for party, addresses in advertised.items() if addresses}},
+            bound={**self.bound, **{party: address for party, address in bound.items() if address}},
+            routes={**self.routes, **routes},
         )
 
     def require_separate_dealer(self) -> None:
@@ -109,11 +108,41 @@ class SiteAddresses:
             ) from error
 
 
-def _parse_route(text: str) -> tuple[str, str]:
+def parse_bound(text: str) -> str:
+    """HOST:PORT that a party binds. Raises BadInputError."""
+    try:
+        host, _ = split_address(text)
+    except ConfigurationError as error:
+        raise BadInputError(str(error)) from error
+    if not (_HOST_NAME.fullmatch(host) or _is_ip(host)):
+        raise BadInputError(f"{text!r} is no address: {host!r} is neither an IP address nor a host name in ASCII (xn--...)")
+    return text
+
+
+def parse_advertised(text: str) -> str:
+    """HOST:PORT that others dial. Raises BadInputError."""
+    _, port = split_address(parse_bound(text))
+    if port == 0:
+        raise BadInputError(f"{text!r} is no address that others can dial: write HOST:PORT with a port from 1 to 65535")
+    return text
+
+
+def parse_route(text: str) -> tuple[str, str]:
+    """CALLER:PARTY and the address, of CALLER:PARTY=HOST:PORT. Raises BadInputError."""
     route, equals, address = text.partition("=")
     caller, _, party = route.partition(":")
     if not equals or party not in DIALS.get(caller, ()):
         known = ", ".join(f"{caller}:{party}" for caller, parties in DIALS.items() for party in parties)
         raise BadInputError(f"{text!r} is no route: write CALLER:PARTY=HOST:PORT, where CALLER:PARTY is one of {known}")
-    split_address(address)
-    return route, address
+    try:
+        return route, parse_advertised(address)
+    except BadInputError as error:
+        raise BadInputError(f"{text!r} is no route: {error}") from error
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -10,6 +10,7 @@ import typer
 
 from darkroom.cli_options import JsonOption
 from darkroom.error_report import told_as_json
+from darkroom.option_values import parsed, refuse_given
 
 site_app = typer.Typer()
 
@@ -34,6 +35,7 @@ def _bound(name: str, who: str) -> typer.models.OptionInfo:
 
 @site_app.command()
 def provision(
+    context: typer.Context,
     dir: DirOption,
     role: Annotated[
         Role | None,
@@ -73,15 +75,31 @@ def provision(
     [bold]A=a.example:7601 D=d.example:7600
     darkroom provision --dir mine --role server-a --server-a $A --dealer $D[/bold]
     """
+    from darkroom.site_addresses import parse_advertised, parse_bound, parse_route
     from darkroom.site_commands import run_provision
 
+    if role is not None:
+        others = {"listen_a": "server-a", "listen_b": "server-b", "listen_dealer": "dealer"}
+        foreign = {parameter for parameter, party in others.items() if party != role}
+        refuse_given(context, foreign, f"is for that party's own folder, not for --role {role}")
+    dialled = {"server-a": server_a, "server-b": server_b, "dealer": dealer}
+    listening = {
+        "server-a": ("--listen-a", listen_a),
+        "server-b": ("--listen-b", listen_b),
+        "dealer": ("--listen-dealer", listen_dealer),
+    }
+    advertised = {
+        party: tuple(parsed(parse_advertised, text, f"--{party}") for text in texts or ()) for party, texts in dialled.items()
+    }
+    bound = {party: None if text is None else parsed(parse_bound, text, option) for party, (option, text) in listening.items()}
+    routes = dict(parsed(parse_route, text, "--route") for text in route or ())
     with told_as_json(json, makes=dir):
         run_provision(
             dir,
             role=role,
-            advertised={"server-a": tuple(server_a or ()), "server-b": tuple(server_b or ()), "dealer": tuple(dealer or ())},
-            bound={"server-a": listen_a, "server-b": listen_b, "dealer": listen_dealer},
-            routes=tuple(route or ()),
+            advertised=advertised,
+            bound=bound,
+            routes=routes,
             renew=renew,
             json_path=json,
         )

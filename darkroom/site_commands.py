@@ -18,7 +18,7 @@ def run_provision(
     role: str | None,
     advertised: Mapping[str, tuple[str, ...]],
     bound: Mapping[str, str | None],
-    routes: tuple[str, ...],
+    routes: Mapping[str, str],
     renew: bool,
     json_path: str | None,
 ) -> None:

@@ -14,7 +14,7 @@ from proto.checks import exit_code
 from proto.exit_codes import exit_code_of
 from proto.logs import configure_logs
 from proto.party import Settings, serve
-from proto.party_check import check_party, report
+from proto.party_check import check_party, refuse_ignored, report
 from proto.separation import require_separate_dealer
 from protocols.errors import DarkroomError
 
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="check files and machine; start nothing")
     parser.add_argument("--json", action="store_true", help="with --check: the result as JSON")
     arguments = parser.parse_args()
+    refuse_ignored(parser, arguments)
     configure_logs()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)

@@ -1,4 +1,4 @@
-"""Prometheus metrics that every party has, and the plain HTTP endpoint that shows them.
+"""Prometheus metrics that every program has, and every party, and the plain HTTP endpoint that shows them.
 
 Nothing secret and nothing of a patient: labels take their values from the enumerations of this code alone, never an identifier,
 a name that a caller chose, or an address. The endpoint listens on loopback unless the operator says otherwise, because it has
@@ -24,6 +24,8 @@ from protocols.errors import (
     DarkroomError,
     PeerUnavailableError,
 )
+
+PARTY_SETTING: Final = "[metrics] listen"  # in the file of a server or the dealer
 
 
 class CallOutcome(StrEnum):
@@ -52,15 +54,22 @@ def outcome_of(error: DarkroomError) -> CallOutcome:
     return next((outcome for kind, outcome in _OUTCOMES if isinstance(error, kind)), CallOutcome.FAILED)
 
 
-class PartyMetrics:
-    """Metrics of one party, in a registry of its own."""
+class ProgramMetrics:
+    """What every program shows, in a registry of its own."""
 
     def __init__(self, party: str) -> None:
-        """party: "server A", "server B" or "dealer"."""
+        """party: "server A", "server B", "dealer" or "serve-dicom"."""
         self.registry: Final = CollectorRegistry(auto_describe=True)
         ProcessCollector(registry=self.registry)
         build = Info("darkroom_build", "Version and party.", registry=self.registry)
         build.info({"version": VERSION, "python": platform.python_version(), "party": party})
+
+
+class PartyMetrics(ProgramMetrics):
+    """Metrics of a server or of the dealer."""
+
+    def __init__(self, party: str) -> None:
+        super().__init__(party)
         self.ready: Final = Gauge("darkroom_ready", "1 when new work is taken.", registry=self.registry)
         self.calls: Final = Counter(
             "darkroom_calls", "Calls that have ended, by kind and outcome.", ["call", "outcome"], registry=self.registry
@@ -77,24 +86,30 @@ class PartyMetrics:
 
 @dataclass(frozen=True)
 class MetricsAddress:
-    """Where the endpoint listens. Port 0: any."""
+    """Where the endpoint listens. Port 0: any. setting: what says so, for messages."""
 
     host: str
     port: int
+    setting: str = PARTY_SETTING
 
 
-def metrics_address(listen: str, *, allow_remote: bool) -> MetricsAddress:
-    """Check the setting. Raises ConfigurationError: not HOST:PORT, or not loopback where that was not allowed."""
+def metrics_address(
+    listen: str, *, allow_remote: bool, setting: str = PARTY_SETTING, allowing: str = "set allow_remote = true"
+) -> MetricsAddress:
+    """Check the setting. Raises ConfigurationError: not HOST:PORT, or not loopback where that was not allowed.
+
+    allowing: how the operator says that it is, for the message.
+    """
     host, _, port = listen.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not host or not port.isdecimal() or int(port) > 65535:
-        raise ConfigurationError(f"[metrics] listen must be HOST:PORT, such as 127.0.0.1:9464, not {listen!r}")
+        raise ConfigurationError(f"{setting} must be HOST:PORT, such as 127.0.0.1:9464, not {listen!r}")
     if not (allow_remote or _loopback(host)):
         raise ConfigurationError(
-            f"[metrics] listen = {listen!r} can be reached from other machines, without TLS: listen on 127.0.0.1,"
-            " or set allow_remote = true where the network protects it"
+            f"{setting} = {listen!r} can be reached from other machines, without TLS: listen on 127.0.0.1,"
+            f" or {allowing} where the network protects it"
         )
-    return MetricsAddress(host, int(port))
+    return MetricsAddress(host, int(port), setting)
 
 
 def _loopback(host: str) -> bool:
@@ -114,7 +129,7 @@ def metrics_endpoint(address: MetricsAddress | None, registry: CollectorRegistry
         server, thread = start_http_server(address.port, addr=address.host, registry=registry)
     except OSError as error:
         raise ConfigurationError(
-            f"cannot serve metrics on {address.host}:{address.port}: {error.strerror or error}; set another [metrics] listen"
+            f"cannot serve metrics on {address.host}:{address.port}: {error.strerror or error}; set another {address.setting}"
         ) from error
     try:
         yield f"{address.host}:{server.server_port}"

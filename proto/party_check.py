@@ -3,6 +3,7 @@
 Run by an operator on its own machine before the start, and whenever something is in doubt. Changes nothing, takes no port.
 """
 
+import argparse
 import json
 import stat
 from collections.abc import Callable
@@ -35,6 +36,14 @@ from protocols.errors import ConfigurationError
 PEERS: Final = {"dealer": "the dealer", "leader": "server A"}  # section of the file: whom a server calls
 ACCEPT: Final = "take it again from its owner (`darkroom accept`)"
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+
+
+def refuse_ignored(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """A usage error (exit code 2) for an option that would be ignored."""
+    if arguments.json and not arguments.check:
+        parser.error("--json is for --check: a party that serves has no result")
+    if arguments.exit_on_stdin_eof and arguments.check:
+        parser.error("--exit-on-stdin-eof is not for --check, which ends by itself")
 
 
 def check_party(settings: Settings, configured: Callable[[], object]) -> list[CheckResult]:

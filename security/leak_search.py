@@ -1,6 +1,7 @@
 """One recorded installation with canaries: run by the hospital's own commands at DARKROOM_LOG=DEBUG, then searched everywhere.
 
-Places: *wires* (all messages of A, B and dealer before TLS, and what the servers hand to their workers), *stores* (every file
+Places: *wires* (all messages of A, B and dealer before TLS, the metadata of every call, and what the servers hand to their
+workers), *stores* (every file
 in the folders of A, B and dealer), *logs* (of all processes, and what the commands print), *temporary files*, *processes*
 (command line, title and environment of every process, looked at all the time), and the *hospital's records*, which hold keys
 and headers by design but no pixels.
@@ -35,6 +36,7 @@ from protocols.errors import LocalProtocolError
 from protocols.fixed_point import encode_image
 from protocols.identifiers import ObjectId, Role
 from protocols.ring import to_bytes
+from security.canary_study import study_name_needles, study_text_needles, write_canary_study
 from security.evaluation import Tell
 from security.live import PARTIES, Site, live_site, small_model
 from security.needles import Needle, key_needles, number_needles, search, text_needles
@@ -48,16 +50,21 @@ HEADER: Final = {
 RUNS: Final = ((10, 40), (64, 64), (100, 7), (127, 120))  # row and column where eight pixels in a row are searched
 RUN: Final = 8
 LOOK_SECONDS: Final = 0.03  # between two looks at all processes
+COMMANDS: Final = "commands"  # of the hospital: what they print is searched among the logs
 NAMED: Final = ("wires", "stores", "logs", "temporary files", "processes", "hospital's records")
 
 
 @dataclass(frozen=True, eq=False)
 class Canaries:
-    """What is searched: `never` anywhere; `session` (noise keys and grant of an object) on the wire to their server at most."""
+    """What is searched: `never` anywhere; `session` (noise keys and grant of an object) on the wire to their server at most.
+
+    names: of files, which the hospital's own commands print, and nobody else.
+    """
 
     never: tuple[Needle, ...] = field(repr=False)
     pixels: tuple[Needle, ...] = field(repr=False)
     session: Mapping[str, tuple[Needle, ...]] = field(repr=False)
+    names: tuple[Needle, ...] = field(repr=False, default=())
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +77,7 @@ class Found:
 
 
 def search_installation(stage: Stage, *, packings: Sequence[str], careless_client: bool, tell: Tell, engine: str) -> Found:
-    """Store and denoise a canary image by the command line, once per packing, and search.
+    """Store and denoise a canary image by the command line, once per packing, then a folder and a series, and search.
 
     careless_client: a client stores the image's plain words at server B too; the hospital's code runs in this process. A twin.
     """
@@ -86,8 +93,11 @@ def search_installation(stage: Stage, *, packings: Sequence[str], careless_clien
                 canaries: list[Canaries] = []
                 for packing in () if careless_client else packings:
                     object_id, output = _by_command_line(site.simulation.hospital_file, image, root / f"{packing}.dcm", packing)
-                    printed[f"commands, {packing}"] = output
+                    printed[f"{COMMANDS}, {packing}"] = output
                     canaries.append(canaries_of(site, object_id, image))
+                if not careless_client:
+                    printed[f"{COMMANDS}, a study"] = _study_by_command_line(site.simulation.hospital_file, root / "study")
+                    canaries.append(Canaries(tuple(study_text_needles()), (), {}, tuple(study_name_needles())))
                 if careless_client:
                     record = site.store(read_image(image).pixels)
                     site.denoise(record)
@@ -106,7 +116,9 @@ def found_in(blobs: Mapping[str, Mapping[str, bytes]], canaries: Sequence[Canari
         for name, content in contents.items():
             for needle in search(content, _forbidden(place, name, canaries)):
                 hits[place].append(f"{needle.secret} ({needle.encoding}) in {name}")
-    patterns = {needle.pattern for c in canaries for group in (c.never, c.pixels, *c.session.values()) for needle in group}
+    patterns = {
+        needle.pattern for c in canaries for group in (c.never, c.pixels, c.names, *c.session.values()) for needle in group
+    }
     return Found({place: sum(map(len, contents.values())) for place, contents in blobs.items()}, hits, len(patterns))
 
 
@@ -119,6 +131,7 @@ def _forbidden(place: str, name: str, canaries: Sequence[Canaries]) -> list[Need
         groups = [canary.pixels]
         if place != "hospital's records":
             groups += [canary.never, *(needles for secret, needles in canary.session.items() if secret not in allowed)]
+            groups += [] if place == "logs" and name.startswith(COMMANDS) else [canary.names]
         found |= {needle.pattern: needle for group in groups for needle in group}
     return list(found.values())
 
@@ -233,6 +246,15 @@ def _by_command_line(config: Path, image: Path, result: Path, packing: str) -> t
     return object_id, b"".join((stored.stdout, stored.stderr, opened.stdout, opened.stderr))
 
 
+def _study_by_command_line(config: Path, study: Path) -> bytes:
+    """`darkroom denoise` of a folder and of a series, and all that they printed. Raises LocalProtocolError."""
+    write_canary_study(study, HEADER)
+    options = ("--sigma", "10", "--model", "small", "--config", str(config))
+    batch = _command("denoise", str(study / "batch"), "-o", str(study / "batch-out"), *options)
+    series = _command("denoise", str(study / "series"), "-o", str(study / "series-out"), "--series", *options)
+    return b"".join((batch.stdout, batch.stderr, series.stdout, series.stderr))
+
+
 def _command(*arguments: str) -> "subprocess.CompletedProcess[bytes]":
     packages = os.pathsep.join(filter(None, (str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-P", "-m", "darkroom", "--debug", *arguments]
@@ -248,12 +270,24 @@ def _blobs(site: Site, stage: Stage, temporary: Path) -> dict[str, dict[str, byt
     installation = site.simulation.site
     folders = [installation.folder(party) for party in PARTIES]
     return {
-        "wires": {party: (stage.folder / f"{party}.rec").read_bytes() for party in PARTIES},
+        "wires": {party: recorded(stage, party) for party in PARTIES},
         "stores": {str(path.relative_to(installation.root)): content for folder in folders for path, content in _files(folder)},
         "logs": {path.name: content for path, content in _files(installation.logs)},
         "temporary files": {path.name: content for path, content in _files(temporary)},
         "hospital's records": {path.name: content for path, content in _files(installation.objects)},
     }
+
+
+def recorded(stage: Stage, party: str) -> bytes:
+    """Everything that a party received and sent: messages, and the metadata of the calls that it answered.
+
+    Raises LocalProtocolError: nothing of one kind was recorded, so that a search of it would say nothing.
+    """
+    contents = {kind: (stage.folder / f"{party}.{kind}").read_bytes() for kind in ("rec", "metadata")}
+    for kind, content in contents.items():
+        if not content:
+            raise LocalProtocolError(f"{party}.{kind} is empty: nothing was recorded that could be searched")
+    return b"".join(contents.values())
 
 
 def _files(folder: Path) -> list[tuple[Path, bytes]]:

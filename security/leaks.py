@@ -148,18 +148,21 @@ def _text(found: Found, packings: tuple[str, ...]) -> str:
     rows = "\n".join(f"| {place} | {found.searched[place]:,} | {len(found.hits[place])} |" for place in NAMED)
     return f"""
 A DICOM image with canaries (names in its header, noise on every pixel) was stored and denoised by `darkroom store` and
-`darkroom denoise` ({", ".join(packings)} packing) on live parties, all at `DARKROOM_LOG=DEBUG`. Searched for: four runs of
-eight pixels, three header texts, the noise master key, the signing key, a run of weights, and the object's noise keys and
-grant: {found.patterns} patterns, each secret in raw bytes, hex, base64 at all alignments, UTF-8 and UTF-16, both byte orders
-of float and fixed point, and as printed numbers.
+`darkroom denoise` ({", ".join(packings)} packing) on live parties, all at `DARKROOM_LOG=DEBUG`; then a folder of images and a
+DICOM series, with canaries in the names of files and folders and in the texts of a NIfTI header. Searched for: four runs of
+eight pixels, the texts of DICOM and NIfTI headers, these names (which the hospital's commands print, and nobody else), the
+noise master key, the signing key, a run of weights, and the object's noise keys and grant: {found.patterns} patterns, each
+secret in raw bytes, hex, base64 at all alignments, UTF-8 and UTF-16, both byte orders of float and fixed point, and as printed
+numbers.
 
 | place | bytes searched | found |
 |---|---|---|
 {rows}
 
-*Wires* are the messages before TLS, with what a server hands its worker: more than a tap on the network would show. There the
-noise key of A is allowed at A, that of B at B, and the grant at both, as the protocol has it; nowhere else. `TMPDIR` pointed
-to an empty folder; memory, swap and core files were not searched (workers forbid core files; swap is the operator's to encrypt).
+*Wires* are the messages before TLS, the metadata of every call, and what a server hands its worker: more than a tap on the
+network would show. There the noise key of A is allowed at A, that of B at B, and the grant at both, as the protocol has it;
+nowhere else. `TMPDIR` pointed to an empty folder; memory, swap and core files were not searched (workers forbid core files;
+swap is the operator's to encrypt).
 
 **What this does not show.** A search finds accidents in plain encodings; it does not find a compressed or disguised copy.
 Protobuf's explicit converters (`text_format`, `json_format`) show a message's secret fields when they are asked to: no code

@@ -78,9 +78,11 @@ class _RecordedPool(WorkerPool):
 class RecordedServer(ServerService):
     """The shipped server with a tap at every call, those that it answers and those that it makes."""
 
-    def __init__(self, config: ServerConfig, callers: Callers, workers: WorkerPool, recorder: Recorder) -> None:
+    def __init__(
+        self, config: ServerConfig, callers: Callers, workers: WorkerPool, recorder: Recorder, metadata: Recorder
+    ) -> None:
         super().__init__(config, callers, _RecordedPool(workers, recorder))
-        self._recorder = recorder
+        self._recorder, self._metadata = recorder, metadata
         dealer: Any = self._evaluator._dealer
         dealer._stub = RecordedStub(recorder, "dealer", dealer._stub)
         if self._lead_stub is not None:
@@ -89,16 +91,19 @@ class RecordedServer(ServerService):
 
     def Store(self, requests: Iterator[pb.StoreRequest], context: grpc.ServicerContext) -> pb.StoreReply:  # noqa: N802
         """Recorded."""
+        self._metadata.metadata("client Store", context.invocation_metadata())
         tap = tapped(self._recorder, "client Store", RECEIVED, requests)
         return self._sent("client Store", super().Store(tap, context))
 
     def Delete(self, request: pb.DeleteRequest, context: grpc.ServicerContext) -> pb.DeleteReply:  # noqa: N802
         """Recorded."""
+        self._metadata.metadata("client Delete", context.invocation_metadata())
         self._recorder.message("client Delete", RECEIVED, request)
         return self._sent("client Delete", super().Delete(request, context))
 
     def Denoise(self, request: pb.DenoiseRequest, context: grpc.ServicerContext) -> Iterator[pb.DenoiseReply]:  # noqa: N802
         """Recorded, and how it ended."""
+        self._metadata.metadata("edge Denoise", context.invocation_metadata())
         self._recorder.message("edge Denoise", RECEIVED, request)
         yield from self._stream("edge Denoise", super().Denoise(request, context))
 
@@ -106,16 +111,19 @@ class RecordedServer(ServerService):
         self, requests: Iterator[pb.PushModelRequest], context: grpc.ServicerContext
     ) -> pb.PushModelReply:
         """Recorded."""
+        self._metadata.metadata("model-owner PushModel", context.invocation_metadata())
         tap = tapped(self._recorder, "model-owner PushModel", RECEIVED, requests)
         return self._sent("model-owner PushModel", super().PushModel(tap, context))
 
     def ListModels(self, request: pb.ListModelsRequest, context: grpc.ServicerContext) -> pb.ListModelsReply:  # noqa: N802
         """Recorded."""
+        self._metadata.metadata("hospital ListModels", context.invocation_metadata())
         self._recorder.message("hospital ListModels", RECEIVED, request)
         return self._sent("hospital ListModels", super().ListModels(request, context))
 
     def Follow(self, messages: Iterator[pb.PeerMessage], context: grpc.ServicerContext) -> Iterator[pb.PeerMessage]:  # noqa: N802
         """Recorded, and how it ended."""
+        self._metadata.metadata("server-b Follow", context.invocation_metadata())
         tap = tapped(self._recorder, "server-b Follow", RECEIVED, messages)
         yield from self._stream("server-b Follow", super().Follow(tap, context))
 
@@ -155,12 +163,13 @@ class CarelessServer(RecordedServer):
 class RecordedDealer(DealerService):
     """The shipped dealer with a tap at every call."""
 
-    def __init__(self, callers: Callers, recorder: Recorder) -> None:
+    def __init__(self, callers: Callers, recorder: Recorder, metadata: Recorder) -> None:
         super().__init__(callers)
-        self._recorder = recorder
+        self._recorder, self._metadata = recorder, metadata
 
     def _link(self, context: grpc.ServicerContext, call: str, request: Any) -> str:
         link = f"{self._callers.require(context, 'server-a', 'server-b')} {call}"
+        self._metadata.metadata(link, context.invocation_metadata())
         self._recorder.message(link, RECEIVED, request)
         return link
 
@@ -198,11 +207,13 @@ def run_recorded_server(role: Role) -> None:
     stage, settings = _begin(f"recorded server {role.value}")
     os.environ[ROLE_VARIABLE] = role.value  # for its workers
     config = server_config(settings, role)
-    recorder = Recorder(stage.folder / f"server-{role.value.lower()}.rec")
+    recorder, metadata = _recorders(stage, f"server-{role.value.lower()}")
     broken = stage.counted or stage.fault in (Fault.DROPPED, Fault.DEVIATING)
     workers = WorkerPool(STAGED_NURSERY if broken else NURSERY)
     careless = stage.fault is Fault.CARELESS and role is Role.B
-    service = partial(CarelessServer if careless else RecordedServer, config, workers=workers, recorder=recorder)
+    service = partial(
+        CarelessServer if careless else RecordedServer, config, workers=workers, recorder=recorder, metadata=metadata
+    )
 
     def add(server: grpc.Server, callers: Callers) -> ServerService:
         return add_server(server, service(callers=callers))
@@ -217,9 +228,14 @@ def run_recorded_dealer() -> None:
     """As `dealer.__main__`, with taps."""
     stage, settings = _begin("recorded dealer")
     torch.set_grad_enabled(False)
-    recorder = Recorder(stage.folder / "dealer.rec")
+    recorder, metadata = _recorders(stage, "dealer")
     apply_fault(stage.fault)
-    serve(settings, lambda server, callers: add_dealer(server, RecordedDealer(callers, recorder)), threads=THREADS)
+    serve(settings, lambda server, callers: add_dealer(server, RecordedDealer(callers, recorder, metadata)), threads=THREADS)
+
+
+def _recorders(stage: Stage, party: str) -> tuple[Recorder, Recorder]:
+    """Of a party's messages, and of what calls carry beside them."""
+    return Recorder(stage.folder / f"{party}.rec"), Recorder(stage.folder / f"{party}.metadata")
 
 
 def _begin(name: str) -> tuple[Stage, Settings]:

@@ -8,6 +8,7 @@ threads run; the order within one link and direction is the protocol's.
 import os
 import struct
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,7 @@ from proto import darkroom_pb2 as pb
 RECEIVED: Final = "received"
 SENT: Final = "sent"
 HELD: Final = "held"
+METADATA: Final = "metadata"  # of a call that this party answers; recorded apart, since it is no message
 ENDED: Final = "ended"  # of a call that this party answers: the payload is how
 _LENGTHS: Final = struct.Struct("<HHHI")
 
@@ -45,6 +47,12 @@ class Recorder:
     def message(self, link: str, direction: str, message: Any) -> None:
         """A protobuf message."""
         self.entry(Entry(link, direction, message.DESCRIPTOR.name, message.SerializeToString()))
+
+    def metadata(self, link: str, pairs: Iterable[tuple[str, str | bytes]]) -> None:
+        """What a call carries beside its messages: names and values, of the caller's and of gRPC's own."""
+        for name, value in pairs:
+            content = value if isinstance(value, bytes) else value.encode()
+            self.entry(Entry(link, RECEIVED, METADATA, name.encode() + b": " + content))
 
     def entry(self, entry: Entry) -> None:
         """Any entry."""

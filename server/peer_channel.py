@@ -88,7 +88,7 @@ class PeerChannel:
     def expect(self, content: str) -> pb.PeerMessage:
         """The next message, which must be of this kind. Raises RemoteProtocolError."""
         message = self.receive()
-        kind = message.WhichOneof("content")
+        kind = message.WhichOneof("content") or "nothing"
         if kind != content:
             raise RemoteProtocolError(f"{self._peer} sent {kind} where {content} was due")
         return message

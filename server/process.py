@@ -12,7 +12,7 @@ from proto.checks import exit_code
 from proto.exit_codes import exit_code_of
 from proto.logs import configure_logs
 from proto.party import Settings, serve
-from proto.party_check import check_party, report
+from proto.party_check import check_party, refuse_ignored, report
 from proto.separation import require_separate_dealer
 from protocols.errors import DarkroomError
 from protocols.identifiers import Role
@@ -38,6 +38,7 @@ def run_server(role: Role) -> None:
     parser.add_argument("--check", action="store_true", help="check files, machine and peers; start nothing")
     parser.add_argument("--json", action="store_true", help="with --check: the result as JSON")
     arguments = parser.parse_args()
+    refuse_ignored(parser, arguments)
     configure_logs()
     torch.set_num_threads(1)
     try:

@@ -24,7 +24,7 @@ from bench.quality.peers import BM3D, Denoise, available_peers
 from bench.quality.real_noise import RealNoise, measure_real_noise
 from bench.quality.trials import SIGMAS, means, subjects
 from darkroom import __version__
-from darkroom.exit_codes import exit_code_of
+from proto.exit_codes import exit_code_of
 from protocols.errors import BadInputError, DarkroomError
 from training.images import Series, load_index, load_series, load_split, spread_slices
 from training.settings import load_settings

@@ -23,12 +23,14 @@ from darkroom.file_denoising import denoise_file
 from darkroom.output import Teller, result_line
 from darkroom.pacs.addresses import DicomPeer
 from darkroom.pacs.lanes import Bell, Denoising, Lane, Sending
+from darkroom.pacs.metrics import PacsMetrics
 from darkroom.pacs.receiver import Listening, Receiver, quiet_libraries, receiving
 from darkroom.pacs.sender import Destination
 from darkroom.pacs.spool import Stage, open_spool
 from darkroom.pacs.tls import TlsFiles
 from darkroom.store_options import StoreOptions
 from darkroom.uninterrupted import ENDING
+from proto.metrics import MetricsAddress, metrics_endpoint
 from protocols.errors import ConfigurationError
 
 BUSY_SECONDS: Final = (
@@ -50,6 +52,7 @@ class PacsOptions:
     spool: Path | None
     max_spool_bytes: int
     forward_unsupported: bool
+    metrics: MetricsAddress | None  # where Prometheus finds them; None: nowhere
 
 
 def tls_files(certificate: Path | None, private_key: Path | None, ca: Path | None) -> TlsFiles | None:
@@ -84,6 +87,7 @@ def run_serve_dicom(config_file: Path, model: str, store: StoreOptions, options:
     bells: Sequence[Bell] = (incoming, outgoing)
     with open_spool(options.spool or config_file.parent / DEFAULT_SPOOL, options.max_spool_bytes) as spool:
         salt = salt_for(spool.salt(), deciding_options(model, store))
+        metrics = PacsMetrics(spool)
         whole = replace(store, derivation=Derivation(salt))  # each source series becomes one series, over restarts too
 
         def denoise(source: Path, target: Path, teller: Teller) -> None:
@@ -94,16 +98,18 @@ def run_serve_dicom(config_file: Path, model: str, store: StoreOptions, options:
             denoise,
             lambda: require_model(config, model),
             outgoing.ring,
+            metrics,
             forward_unsupported=options.forward_unsupported,
         )
-        sending = Lane(spool, Stage.OUTGOING, Sending(spool, destination.send), outgoing)
+        sending = Lane(spool, Stage.OUTGOING, Sending(spool, destination.send, metrics), outgoing)
         with (
+            metrics_endpoint(options.metrics, metrics.registry) as shown,
             _graceful(stopping, bells),
-            receiving(options.listening, Receiver(spool, incoming.ring)) as address,
+            receiving(options.listening, Receiver(spool, incoming.ring, metrics)) as address,
             _beside(sending, stopping, bells),
         ):
             waiting = {stage.value: spool.count(stage) for stage in Stage}
-            log.info("serves", aet=options.listening.aet, sends_to=str(options.send_to), **waiting)
+            log.info("serves", aet=options.listening.aet, sends_to=str(options.send_to), metrics=shown, **waiting)
             result_line(f"ready: {options.listening.aet}@{address}", None)
             Lane(spool, Stage.INCOMING, denoising, incoming).run()
         log.info("stopped; the spool is kept", **{stage.value: spool.count(stage) for stage in Stage})

@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 from typing import Final
 
 import structlog
@@ -16,6 +17,7 @@ from client.dicom_class import is_our_result
 from client.progress import Step
 from darkroom.back_off import BackOff, retry_seconds
 from darkroom.output import Teller
+from darkroom.pacs.metrics import PacsMetrics
 from darkroom.pacs.spool import Entry, Spool, Stage
 from protocols.errors import (
     BadInputError,
@@ -104,20 +106,22 @@ class Denoising:
         denoise: DenoiseFile,
         check: Callable[[], None],
         ready: Callable[[], None],
+        metrics: PacsMetrics,
         *,
         forward_unsupported: bool,
     ) -> None:
         """check: raises while not both servers answer and hold the model. ready: rings the sending lane."""
-        self._spool, self._denoise, self._check, self._ready = spool, denoise, check, ready
+        self._spool, self._denoise, self._check, self._ready, self._metrics = spool, denoise, check, ready, metrics
         self._forward_unsupported = forward_unsupported
         self._attempts: Counter[str] = Counter()
 
     def __call__(self, entry: Entry) -> None:
         """Denoise one object. Raises DarkroomError: it concerns every object, so this one waits."""
+        started = monotonic()
         try:
             if is_our_result(entry.path):
                 # Not even sent on: it would come back for ever.
-                _put_aside(self._spool, entry, BadInputError(_LOOP))
+                _put_aside(self._spool, self._metrics, entry, BadInputError(_LOOP))
                 return
             self._denoise(entry.path, self._spool.work_path(entry), _Silent(entry.entry_id))
         except (BusyError, MaterialReusedError):
@@ -128,13 +132,14 @@ class Denoising:
         except BadInputError as error:
             if self._forward_unsupported:
                 self._spool.unchanged(entry)
+                self._metrics.unchanged.inc()
                 log.warning("sent on unchanged, as it cannot be denoised", object=entry.entry_id, kind=type(error).__name__)
                 self._ready()
             else:
-                _put_aside(self._spool, entry, error)
+                _put_aside(self._spool, self._metrics, entry, error)
         except IntegrityError as error:
             # Never again by itself: a server that deviates must not see how its result was taken (threat model).
-            _put_aside(self._spool, entry, error)
+            _put_aside(self._spool, self._metrics, entry, error)
         except PeerUnavailableError as error:
             if retry_seconds(error) is not None:
                 raise
@@ -146,6 +151,7 @@ class Denoising:
             raise ConfigurationError(f"{entry.path} cannot be read: {error.strerror or error}") from error
         else:
             self._spool.denoised(entry)
+            self._metrics.result(monotonic() - started)
             self._attempts.pop(entry.entry_id, None)
             log.info("denoised", object=entry.entry_id)
             self._ready()
@@ -156,22 +162,27 @@ class Denoising:
         if self._attempts[entry.entry_id] < ATTEMPTS:
             raise error
         del self._attempts[entry.entry_id]
-        _put_aside(self._spool, entry, error)
+        _put_aside(self._spool, self._metrics, entry, error)
 
 
 class Sending:
     """The step from outgoing to the destination."""
 
-    def __init__(self, spool: Spool, send: Callable[[Path], None]) -> None:
-        self._spool, self._send = spool, send
+    def __init__(self, spool: Spool, send: Callable[[Path], None], metrics: PacsMetrics) -> None:
+        self._spool, self._send, self._metrics = spool, send, metrics
 
     def __call__(self, entry: Entry) -> None:
         """Send one object. Raises PeerUnavailableError: it waits."""
         try:
             self._send(entry.path)
         except (BadInputError, ProtocolError) as error:
-            _put_aside(self._spool, entry, error)
+            self._metrics.sending_failed.inc()
+            _put_aside(self._spool, self._metrics, entry, error)
+        except DarkroomError:
+            self._metrics.sending_failed.inc()
+            raise
         else:
+            self._metrics.sent.inc()
             self._spool.delivered(entry)
             log.info("delivered", object=entry.entry_id)
 
@@ -190,7 +201,8 @@ class _Silent:
             log.warning("note", object=self._entry_id, text=what)
 
 
-def _put_aside(spool: Spool, entry: Entry, error: DarkroomError) -> None:
+def _put_aside(spool: Spool, metrics: PacsMetrics, entry: Entry, error: DarkroomError) -> None:
     """The reason goes to a file beside it; the log, which more people read, has its kind alone."""
     spool.fail(entry, str(error))
+    metrics.failed(entry.stage)
     log.error("put aside: failed/ID.txt says why", object=entry.entry_id, was=entry.stage.value, kind=type(error).__name__)

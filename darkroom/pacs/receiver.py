@@ -24,6 +24,7 @@ from client.dicom_codecs import readable_syntaxes
 from client.images import MAX_FILE_BYTES
 from darkroom.pacs.addresses import Address
 from darkroom.pacs.classes import IMAGE_CLASSES
+from darkroom.pacs.metrics import PacsMetrics, Refusal
 from darkroom.pacs.spool import Spool
 from darkroom.pacs.tls import TlsFiles
 from protocols.errors import ConfigurationError
@@ -58,8 +59,8 @@ class Listening:
 class Receiver:
     """Puts what arrives into the spool, and rings `arrived`."""
 
-    def __init__(self, spool: Spool, arrived: Callable[[], None]) -> None:
-        self._spool, self._arrived = spool, arrived
+    def __init__(self, spool: Spool, arrived: Callable[[], None], metrics: PacsMetrics) -> None:
+        self._spool, self._arrived, self._metrics = spool, arrived, metrics
 
     def store(self, event: Event) -> int:
         """Answer one C-STORE request with its status. Run by pynetdicom, in the association's thread."""
@@ -67,13 +68,16 @@ class Receiver:
         content = event.encoded_dataset()
         if len(content) > MAX_FILE_BYTES:
             log.warning("refused: an object is larger than is read", sender=sender, bytes=len(content), limit=MAX_FILE_BYTES)
+            self._metrics.refused(Refusal.TOO_LARGE)
             return CANNOT_UNDERSTAND
         try:
             entry_id = self._spool.add(content)
         except ConfigurationError as error:
             log.error("refused: it cannot be kept", sender=sender, bytes=len(content), reason=str(error))
+            self._metrics.refused(Refusal.NOT_KEPT)
             return OUT_OF_RESOURCES
         log.info("received", object=entry_id, sender=sender, bytes=len(content))
+        self._metrics.received.inc()
         self._arrived()
         return SUCCESS
 

@@ -70,6 +70,52 @@ def test_usage_errors(darkroom: Darkroom, arguments: list[str]) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("source", "option"),
+    [
+        (OBJECT, ("--packing", "blind")),
+        (OBJECT, ("--packing", "keyed")),  # the default: whoever says it believes that it decides
+        (OBJECT, ("--packing-sigma", "0")),
+        (OBJECT, ("--jobs", "1")),
+        (OBJECT, ("--redo",)),
+        ("x.npy", ("--jobs", "1")),
+        (".", ("--wait", "0")),
+        (".", ("--profile",)),
+    ],
+)
+def test_an_option_of_denoise_that_would_be_ignored_is_refused(
+    darkroom: Darkroom, site: Site, source: str, option: tuple[str, ...]
+) -> None:
+    done = darkroom("denoise", source, "-o", "out.npy", *option, "--config", site.root / "hospital.toml")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"Invalid value for {option[0]}: is for " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--metrics", "9464"), "Invalid value for --metrics: --metrics must be HOST:PORT, such as 127.0.0.1:9464, not '9464'"),
+        (("--metrics", "0.0.0.0:9464"), "Invalid value for --metrics: --metrics = '0.0.0.0:9464' can be reached"),
+        (("--metrics-allow-remote",), "Invalid value for --metrics-allow-remote: is for --metrics"),
+    ],
+)
+def test_where_serve_dicom_may_not_show_metrics(darkroom: Darkroom, site: Site, options: tuple[str, ...], sentence: str) -> None:
+    command = ("serve-dicom", "--listen", "127.0.0.1:0", "--send-to", "PACS@127.0.0.1:1")
+    done = darkroom(*command, *options, "--config", site.root / "hospital.toml")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert sentence in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--listen-b", "--listen-dealer"])
+def test_what_another_party_binds_is_not_for_this_role(darkroom: Darkroom, tmp_path: Path, option: str) -> None:
+    command = ("provision", "--dir", tmp_path / "a", "--role", "server-a")
+    done = darkroom(*command, option, "0.0.0.0:1")
+    assert done.returncode == 2
+    assert f"Invalid value for {option}: is for that party's own folder, not for --role server-a" in done.stderr
+    assert not (tmp_path / "a").exists()
+    assert darkroom(*command, "--listen-a", "0.0.0.0:1").returncode == 0
+
+
 def test_the_sample_is_a_readable_image_and_overwrites_nothing(darkroom: Darkroom, tmp_path: Path) -> None:
     path = tmp_path / "scan.dcm"
     assert darkroom("sample", path).stdout == f"{path}\n"
@@ -207,6 +253,21 @@ def test_provision_again_keeps_addresses_and_renews_on_request(darkroom: Darkroo
     assert len(renewed["fingerprints"]) == len(first["fingerprints"])
     for new, old in zip(renewed["fingerprints"], first["fingerprints"], strict=True):
         assert (new["fingerprint"] == old["fingerprint"]) is (new["name"] == "grant")
+
+
+@pytest.mark.parametrize("option", ["--server-a", "--server-b", "--dealer", "--listen-a", "--listen-b", "--listen-dealer"])
+def test_an_address_that_is_none_names_its_option(darkroom: Darkroom, tmp_path: Path, option: str) -> None:
+    done = darkroom("provision", "--dir", tmp_path / "site", option, "foo")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"Invalid value for {option}: 'foo' is no address: write HOST:PORT" in done.stderr
+    assert not (tmp_path / "site").exists()
+
+
+def test_a_route_that_is_none_names_its_option(darkroom: Darkroom, tmp_path: Path) -> None:
+    done = darkroom("provision", "--dir", tmp_path / "site", "--route", "hospital:server-a=foo")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Invalid value for --route: 'hospital:server-a=foo' is no route: 'foo' is no" in done.stderr
+    assert not (tmp_path / "site").exists()
 
 
 def test_one_operators_folder_and_the_exchange(darkroom: Darkroom, tmp_path: Path) -> None:

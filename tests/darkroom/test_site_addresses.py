@@ -6,16 +6,16 @@ import pytest
 
 from darkroom.provision import provision
 from darkroom.settings_files import write_settings
-from darkroom.site_addresses import SiteAddresses
+from darkroom.site_addresses import SiteAddresses, parse_advertised, parse_bound, parse_route
 from proto.transport import certificate_name
 from protocols.errors import BadInputError, ConfigurationError
 from tests.darkroom.test_provision import names_in
 
-NOTHING = {"advertised": {}, "bound": {}, "routes": ()}
+NOTHING = {"advertised": {}, "bound": {}, "routes": {}}
 TOLD = {
     "advertised": {"server-a": ("a.example:7601", "203.0.113.1:7601", "[2001:db8::1]:7601"), "dealer": ("203.0.113.9:1",)},
     "bound": {"server-a": "10.0.0.1:7601", "server-b": None},
-    "routes": ("server-b:server-a=10.9.0.1:7701",),
+    "routes": {"server-b:server-a": "10.9.0.1:7701"},
 }
 
 
@@ -58,21 +58,39 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 )
 def test_routes_that_nobody_takes(route: str) -> None:
     with pytest.raises(BadInputError, match="CALLER:PARTY=HOST:PORT"):
-        SiteAddresses().changed(**{**NOTHING, "routes": (route,)})
+        parse_route(route)
 
 
-def test_addresses_that_are_none() -> None:
-    for told in ({"advertised": {"server-a": ("host",)}}, {"bound": {"dealer": "7600"}}, {"routes": ("hospital:server-a=h",)}):
-        with pytest.raises(ConfigurationError, match="HOST:PORT"):
-            SiteAddresses().changed(**{**NOTHING, **told})
+@pytest.mark.parametrize("text", ["a.example:7601", "a:1", "10.0.0.1:65535", "[2001:db8::1]:7601", "xn--mnchen-3ya.example:7601"])
+def test_addresses(text: str) -> None:
+    assert parse_bound(text) == parse_advertised(text) == text
+    assert parse_route(f"hospital:server-a={text}") == ("hospital:server-a", text)
 
 
-@pytest.mark.parametrize("route", ["server-a:dealer=203.0.113.1:9", "server-b:dealer=127.0.0.1:9"])
-def test_a_dealer_beside_a_server_by_a_route(route: str) -> None:
+@pytest.mark.parametrize(
+    "text", ["", "host", "7600", "host:", "a b:1", "a:1 b:2", "http://a:1", "a/b:1", "klinik-münchen.example:1", "[a]:x", "-a:1"]
+)
+def test_addresses_that_are_none(text: str) -> None:
+    for parse in (parse_bound, parse_advertised):
+        with pytest.raises(BadInputError, match="is no address") as caught:
+            parse(text)
+        assert repr(text) in str(caught.value)
+    with pytest.raises(BadInputError, match="is no route: "):
+        parse_route(f"hospital:server-a={text}")
+
+
+def test_nobody_can_dial_port_0() -> None:
+    assert parse_bound("10.0.0.1:0") == "10.0.0.1:0"
+    with pytest.raises(BadInputError, match="1 to 65535"):
+        parse_advertised("10.0.0.1:0")
+
+
+@pytest.mark.parametrize("route", [("server-a:dealer", "203.0.113.1:9"), ("server-b:dealer", "127.0.0.1:9")])
+def test_a_dealer_beside_a_server_by_a_route(route: tuple[str, str]) -> None:
     addresses = SiteAddresses().changed(**TOLD)
     addresses.require_separate_dealer()
     with pytest.raises(ConfigurationError, match="whoever has the dealer"):
-        addresses.changed(**{**NOTHING, "routes": (route,)}).require_separate_dealer()
+        addresses.changed(**{**NOTHING, "routes": dict([route])}).require_separate_dealer()
 
 
 def test_all_names_stand_in_the_certificate_and_the_identity_first(tmp_path: Path) -> None:

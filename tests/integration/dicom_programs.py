@@ -1,6 +1,7 @@
 """DCMTK's and Orthanc's programs, as Debian packages them, started by a test on free ports; a test that lacks one is skipped."""
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -126,6 +127,12 @@ class Service:
 
     def waiting(self, stage: str) -> int:
         return len(list((self.spool / stage).glob("*.dcm")))
+
+    def metrics(self) -> str:
+        """What Prometheus would read, where the log says that it finds it."""
+        (address,) = re.findall(r'"metrics": "([^"]+)"', self.log)
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=DEADLINE_SECONDS) as answer:  # noqa: S310
+            return str(answer.read().decode())
 
     def until(self, what: str, holds: Callable[[], bool]) -> None:
         until(what, holds, self.process)

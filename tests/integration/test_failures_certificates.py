@@ -13,10 +13,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from client import acquisition
 from client.config import load_config
-from darkroom.exit_codes import ExitCode, exit_code_of
 from darkroom.provision import Site, provision
 from darkroom.settings_files import Addresses, hospital_settings
 from proto.addresses import SEPARATOR
+from proto.exit_codes import ExitCode, exit_code_of
 from proto.status import calling
 from proto.transport import Identity, Peer, listener_credentials, listener_options, open_channel
 from protocols.errors import CertificateError, ConfigurationError, DarkroomError, PeerUnavailableError

@@ -8,7 +8,7 @@ import pytest
 from client import acquisition
 from client.progress import Step
 from client.records import ObjectRecord
-from darkroom.exit_codes import ExitCode, exit_code_of
+from proto.exit_codes import ExitCode, exit_code_of
 from protocols.errors import DarkroomError, NotFoundError
 from tests.integration.conftest import picture
 from tests.integration.failing_site import FailingSite, wait_until

@@ -10,8 +10,8 @@ from client.config import load_config
 from client.model_file import Model
 from client.model_owner import list_models, push_model
 from client.records import ObjectRecord
-from darkroom.exit_codes import ExitCode, exit_code_of
 from proto.addresses import SEPARATOR
+from proto.exit_codes import ExitCode, exit_code_of
 from protocols.errors import DarkroomError
 from tests.integration.conftest import picture
 from tests.integration.failing_site import FailingSite

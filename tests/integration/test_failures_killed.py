@@ -15,8 +15,8 @@ from client.model_file import Model
 from client.progress import Step
 from client.records import ObjectRecord
 from client.report import float_estimate
-from darkroom.exit_codes import ExitCode, exit_code_of
 from darkroom.output import Stages
+from proto.exit_codes import ExitCode, exit_code_of
 from protocols.errors import DarkroomError
 from tests.darkroom_command import Darkroom
 from tests.integration.conftest import picture

@@ -5,7 +5,7 @@ import pytest
 from client import acquisition, edge
 from client.progress import Step
 from client.records import ObjectRecord
-from darkroom.exit_codes import ExitCode, exit_code_of
+from proto.exit_codes import ExitCode, exit_code_of
 from protocols.errors import DarkroomError
 from tests.integration.conftest import picture
 from tests.integration.failing_site import HELD_BYTES, FailingSite

@@ -9,7 +9,7 @@ from client import edge
 from client.model_file import load_model
 from client.model_owner import push_model
 from client.records import ObjectRecord
-from darkroom.exit_codes import ExitCode
+from proto.exit_codes import ExitCode
 from protocols.errors import RemoteProtocolError
 from tests.darkroom_command import Darkroom
 from tests.integration.failing_site import FailingSite

@@ -11,10 +11,10 @@ from client.config import HospitalConfig
 from client.model_file import Model
 from client.model_owner import list_models, push_model
 from client.records import ObjectRecord
-from darkroom.exit_codes import ExitCode, exit_code_of
 from darkroom.simulation import Simulation
 from proto import darkroom_pb2 as pb
 from proto import darkroom_pb2_grpc as rpc
+from proto.exit_codes import ExitCode, exit_code_of
 from proto.transport import MAX_MESSAGE_BYTES, open_channel
 from protocols.errors import DarkroomError
 from protocols.identifiers import ObjectId, Role, SessionId

@@ -6,7 +6,7 @@ That is the older model, unless the sentence says that a server has taken the ne
 import pytest
 
 from client.records import ObjectRecord
-from darkroom.exit_codes import ExitCode
+from proto.exit_codes import ExitCode
 from tests.darkroom_command import Darkroom
 from tests.integration.failing_site import FailingSite
 from tests.integration.test_failures_killed import NAMES, REMEDY

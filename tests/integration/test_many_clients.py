@@ -20,9 +20,9 @@ from client.origin import SourceImage
 from client.progress import Step
 from client.records import ObjectRecord
 from client.report import float_estimate
-from darkroom.exit_codes import ExitCode
 from darkroom.simulation import Simulation
 from proto import darkroom_pb2 as pb
+from proto.exit_codes import ExitCode
 from protocols.errors import DarkroomError
 from protocols.identifiers import Role, SessionId
 from protocols.layers import Conv, Gate

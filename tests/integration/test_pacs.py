@@ -41,13 +41,14 @@ def test_from_a_modality_through_darkroom_into_orthanc(cluster: Simulation, conf
     source = dcmread(SOURCE)
     before = held_objects(cluster, config)
     with orthanc(tmp_path / "orthanc") as pacs:
-        options = ["--send-to", f"ORTHANC@127.0.0.1:{pacs.dicom_port}", "--allow-aet", "CT1"]
+        options = ["--send-to", f"ORTHANC@127.0.0.1:{pacs.dicom_port}", "--allow-aet", "CT1", "--metrics", "127.0.0.1:0"]
         with serving(tmp_path, cluster.hospital_file, *options) as service:
             refused = dcmtk("storescu", "-aet", "STRANGER", "-aec", "DARKROOM", "127.0.0.1", service.port, SOURCE)
             assert refused.returncode != 0
             send(service, SOURCE)
             service.until("Orthanc has the result", lambda: len(pacs.get("/instances")) == 1)
             service.until("the spool is empty", lambda: service.waiting("outgoing") == 0)
+            metrics = service.metrics()
         service.until("the delivery is logged", lambda: '"event": "delivered"' in service.log)
         (instance,) = pacs.get("/instances")
         tags = pacs.get(f"/instances/{instance}/simplified-tags")
@@ -63,6 +64,9 @@ def test_from_a_modality_through_darkroom_into_orthanc(cluster: Simulation, conf
     assert held_objects(cluster, config) == before, "objects were left behind"
     assert "STRANGER" in service.log
     require_no_patient(service.log, source)
+    for line in ("received_total 1.0", "denoised_total 1.0", "sent_total 1.0", "denoising_seconds_count 1.0"):
+        assert f"darkroom_dicom_{line}\n" in metrics
+    require_no_patient(metrics, source)
 
 
 def test_a_destination_that_is_down_a_kill_and_an_object_in_colour(cluster: Simulation, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from darkroom.pacs.metrics import PacsMetrics
+from darkroom.pacs.spool import Spool
 from dealer.metrics import DealerMetrics
 from protocols.identifiers import Role
 from server.metrics import ServerMetrics
@@ -16,8 +18,9 @@ SUFFIX = {"counter": "_total", "info": "_info"}
 
 
 def test_metrics(tmp_path):
-    registries = (DealerMetrics().registry, ServerMetrics(Role.A, TurnQueue("server A", 8), ShareStore(tmp_path)).registry)
-    families = [family for registry in registries for family in registry.collect() if family.name.startswith("darkroom_")]
+    server = ServerMetrics(Role.A, TurnQueue("server A", 8), ShareStore(tmp_path / "store"))
+    programs = (DealerMetrics(), server, PacsMetrics(Spool(tmp_path / "spool", 1)))
+    families = [family for each in programs for family in each.registry.collect() if family.name.startswith("darkroom_")]
     ours = {family.name + SUFFIX.get(family.type, "") for family in families}
     assert len(ours) > 20
     section = PAGE[PAGE.index("## Metrics") : PAGE.index("Worth an alert")]

@@ -4,7 +4,8 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,25 @@ def test_the_check_says_it_before_the_start(site: Site) -> None:
     assert done.returncode == 4
     (failed,) = [row for row in json.loads(done.stdout)["checks"] if not row["ok"]]
     assert failed["name"] == "store: can be written"
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [(("--json",), "--json is for --check"), (("--check", "--exit-on-stdin-eof"), "--exit-on-stdin-eof is not")],
+)
+@pytest.mark.parametrize("main", [dealer.main, partial(process.run_server, Role.A)], ids=["dealer", "server"])
+def test_an_option_that_would_be_ignored_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    main: Callable[[], None],
+    options: tuple[str, ...],
+    named: str,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["party", "--config", "none.toml", *options])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert named in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import pytest
 
 from proto import darkroom_pb2 as pb
 from security.recorded_calls import RecordedStub, tapped
-from security.recording import ENDED, RECEIVED, SENT, Entry, Recorder, read_entries
+from security.recording import ENDED, METADATA, RECEIVED, SENT, Entry, Recorder, read_entries
 from security.structure import difference, structure
 
 
@@ -41,6 +41,13 @@ def test_what_is_recorded_is_read_back_in_order(path):
     recorder.message("client Store", SENT, pb.StoreReply())
     later, _ = read_entries(path, end)
     assert [(entry.direction, entry.kind, entry.payload) for entry in later] == [(SENT, "StoreReply", b"")]
+
+
+def test_metadata_of_a_call_is_recorded(path):
+    Recorder(path).metadata("edge Denoise", [("user-agent", "grpc-python"), ("key-bin", b"\xff\x00")])
+    entries, _ = read_entries(path)
+    assert [(entry.link, entry.kind) for entry in entries] == [("edge Denoise", METADATA)] * 2
+    assert [entry.payload for entry in entries] == [b"user-agent: grpc-python", b"key-bin: \xff\x00"]
 
 
 def test_a_missing_recording_is_empty(path):

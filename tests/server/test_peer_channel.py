@@ -62,7 +62,7 @@ def test_another_kind_of_message_is_refused():
     with pytest.raises(RemoteProtocolError, match="server A sent ready where opening was due"):
         b.expect("opening")
     a.send(pb.PeerMessage())
-    with pytest.raises(RemoteProtocolError, match="server A sent None where accept was due"):
+    with pytest.raises(RemoteProtocolError, match="server A sent nothing where accept was due"):
         b.expect("accept")
 
 

@@ -9,32 +9,15 @@ from typer.testing import CliRunner
 
 from client.model_file import load_model
 from protocols.errors import ConfigurationError
+from tests.training.tiny_run import tiny_config
 from training import bounds
 from training.__main__ import app
 from training.settings import Settings, load_settings
 
-CONFIG = """
-exclude = ["licensed"]
-[network]
-channels = 4
-blocks = 1
-[patches]
-batch = 2
-side = 16
-[fit]
-steps = 2
-warmup_steps = 1
-[pressure]
-batch = 1
-side = 16
-[validation]
-slices = 1
-"""
-
 
 @pytest.fixture
 def options(tmp_path: Path, images_folder: Path) -> list[str]:
-    (tmp_path / "tiny.toml").write_text(CONFIG)
+    (tmp_path / "tiny.toml").write_text(tiny_config())
     return ["--config", str(tmp_path / "tiny.toml"), "--images", str(images_folder), "--run", str(tmp_path / "run")]
 
 

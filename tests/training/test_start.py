@@ -7,31 +7,13 @@ import torch
 from typer.testing import CliRunner
 
 from protocols.errors import BadInputError, ConfigurationError
+from tests.training.tiny_run import tiny_config
 from training import bounds
 from training.__main__ import app
 from training.architecture import GatedShape, gated_network
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.start import start_weights
 
-CONFIG = """
-exclude = ["licensed"]
-[network]
-channels = 4
-blocks = 1
-[patches]
-batch = 2
-side = 16
-[fit]
-steps = 2
-warmup_steps = 1
-{fit}
-[pressure]
-batch = 1
-side = 16
-climb = 1
-[validation]
-slices = 1
-"""
 AT_REST = "learning_rate = 0.0\nfinal_learning_rate = 0.0"  # steps that change nothing
 
 
@@ -64,31 +46,31 @@ def runs(tmp_path: Path, images_folder: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_run_begins_with_the_best_weights_of_another_and_goes_on_only_from_the_same(runs: Runs) -> None:
-    assert runs.go("first", CONFIG.format(fit=""))[0] == 0
-    code, said = runs.go("second", CONFIG.format(fit=AT_REST), *runs.start("first"))
+    assert runs.go("first", tiny_config())[0] == 0
+    code, said = runs.go("second", tiny_config(AT_REST), *runs.start("first"))
     assert code == 0, said
     begun, reached = runs.checkpoint("first").best, runs.checkpoint("second").best
     assert begun.keys() == reached.keys()
     assert all(torch.equal(begun[name], reached[name]) for name in begun)
 
-    assert runs.go("second", CONFIG.format(fit=AT_REST), *runs.start("first"))[0] == 0  # which finds it finished
-    code, said = runs.go("second", CONFIG.format(fit=AT_REST))
+    assert runs.go("second", tiny_config(AT_REST), *runs.start("first"))[0] == 0  # which finds it finished
+    code, said = runs.go("second", tiny_config(AT_REST))
     assert code == 3
     assert "--start must then be given again" in said
 
-    code, said = runs.go("new", CONFIG.format(fit="seed = 2"))
+    code, said = runs.go("new", tiny_config("seed = 2"))
     assert code == 0, said
-    code, said = runs.go("second", CONFIG.format(fit=AT_REST), *runs.start("new"))
+    code, said = runs.go("second", tiny_config(AT_REST), *runs.start("new"))
     assert code == 3
     assert "--start names another run, or that run has gone on since" in said
     assert "choose another --run folder" in said
 
 
 def test_a_run_that_was_not_validated_yet_is_no_start(runs: Runs) -> None:
-    code, said = runs.go("first", CONFIG.format(fit=""), "--minutes", "0")
+    code, said = runs.go("first", tiny_config(), "--minutes", "0")
     assert code == 0, said
     assert not runs.checkpoint("first").best
-    code, said = runs.go("second", CONFIG.format(fit=""), *runs.start("first"))
+    code, said = runs.go("second", tiny_config(), *runs.start("first"))
     assert code == 3
     assert "go on with that run first" in said
     assert not (runs.folder / "second").exists()
@@ -103,7 +85,7 @@ def test_a_run_that_was_not_validated_yet_is_no_start(runs: Runs) -> None:
     ],
 )
 def test_a_run_of_another_network_is_no_start(runs: Runs, other: GatedShape, message: str) -> None:
-    assert runs.go("first", CONFIG.format(fit=""))[0] == 0
+    assert runs.go("first", tiny_config())[0] == 0
     with pytest.raises(ConfigurationError, match=message):
         start_weights(runs.folder / "first", gated_network(other))
 

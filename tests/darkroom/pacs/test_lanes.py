@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from client.origin import Provenance
 from darkroom.output import Teller
 from darkroom.pacs.lanes import Bell, Denoising, Lane, Sending
+from darkroom.pacs.metrics import PacsMetrics
 from darkroom.pacs.receiver import quiet_libraries
 from darkroom.pacs.spool import Spool, Stage, open_spool
 from protocols.errors import (
@@ -43,9 +44,10 @@ class Service:
         self.waits: list[float] = []
         self.attempts = 0
         bell = _Bell(self.waits)
-        step = Denoising(spool, self.denoise, self.check, bell.ring, forward_unsupported=forward_unsupported)
+        self.metrics = PacsMetrics(spool)
+        step = Denoising(spool, self.denoise, self.check, bell.ring, self.metrics, forward_unsupported=forward_unsupported)
         self.denoising = Lane(spool, Stage.INCOMING, step, bell)
-        self.sending = Lane(spool, Stage.OUTGOING, Sending(spool, self.send), bell)
+        self.sending = Lane(spool, Stage.OUTGOING, Sending(spool, self.send, self.metrics), bell)
 
     def denoise(self, source: Path, target: Path, teller: Teller) -> None:
         self.attempts += 1

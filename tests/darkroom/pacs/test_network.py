@@ -15,6 +15,7 @@ from pynetdicom import AE, evt
 from darkroom.pacs import receiver as receiver_module
 from darkroom.pacs.addresses import Address, DicomPeer
 from darkroom.pacs.command import tls_files
+from darkroom.pacs.metrics import PacsMetrics
 from darkroom.pacs.receiver import Listening, Receiver, receiving
 from darkroom.pacs.sender import Destination
 from darkroom.pacs.spool import Spool, Stage, open_spool
@@ -33,7 +34,7 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
 
 
 def serving(spool: Spool, tls: TlsFiles | None = None, allow: tuple[str, ...] = ()) -> AbstractContextManager[Address]:
-    return receiving(Listening(HERE, "DARKROOM", allow, tls), Receiver(spool, lambda: None))
+    return receiving(Listening(HERE, "DARKROOM", allow, tls), Receiver(spool, lambda: None, PacsMetrics(spool)))
 
 
 def destination(address: Address, *, tls: TlsFiles | None = None, aet: str = "DARKROOM", ours: str = "CT1") -> Destination:
@@ -142,7 +143,7 @@ def test_what_is_no_dicom_is_not_sent(tmp_path: Path) -> None:
 
 def test_an_address_that_is_taken(spool: Spool) -> None:
     with serving(spool) as address, pytest.raises(ConfigurationError, match="cannot be used"):
-        with receiving(Listening(address, "DARKROOM", (), None), Receiver(spool, lambda: None)):
+        with receiving(Listening(address, "DARKROOM", (), None), Receiver(spool, lambda: None, PacsMetrics(spool))):
             pass
 
 
