@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from protocols.errors import BadInputError
+from protocols.fixed_point import IMAGE_HIGH, IMAGE_LOW
 from training.noise import NoiseSettings, add_noise
 
 EMPTY_SPREAD: Final = 0.01  # a patch with a smaller standard deviation shows air
@@ -137,7 +138,10 @@ class Patches:
 def draw_patches(
     series: list[Series], settings: PatchSettings, noise: NoiseSettings | None = None, *, seed: int, step: int
 ) -> Patches:
-    """The batch of one step, a function of (seed, step) alone: a resumed run sees what an uninterrupted one saw."""
+    """The batch of one step, a function of (seed, step) alone: a resumed run sees what an uninterrupted one saw.
+
+    Noise is cut off where a client refuses an image: photon noise of a dark patch has pixels at ten times the range.
+    """
     rng = np.random.default_rng((seed, step))
     modalities = sorted({one.modality for one in series})
     planes = []
@@ -147,7 +151,7 @@ def draw_patches(
     levels = rng.uniform(0.0, settings.sigma_max / 255.0, settings.batch)
     pairs = [add_noise(plane, level, noise or NoiseSettings(), rng) for plane, level in zip(planes, levels, strict=True)]
     return Patches(
-        torch.from_numpy(np.stack([noisy for noisy, _ in pairs])[:, None]),
+        torch.from_numpy(np.stack([noisy for noisy, _ in pairs])[:, None]).clamp(IMAGE_LOW, IMAGE_HIGH),
         torch.from_numpy(np.stack(planes)[:, None]),
         torch.tensor([told for _, told in pairs], dtype=torch.float32),
     )

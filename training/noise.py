@@ -31,15 +31,19 @@ class NoiseSettings:
 def add_noise(
     clean: Float32[NDArray[np.float32], "h w"], sigma: float, settings: NoiseSettings, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], float]:
-    """A noisy patch, and the level to tell the network. sigma: root mean square of the noise, in units of the range."""
+    """A noisy patch, and the level to tell the network, at most sigma.
+
+    sigma: root mean square of the noise, in units of the range; of correlated noise, that or the level told, whichever is more.
+    """
     kind = rng.random()
     if kind < settings.signal_dependent_fraction:
         return poisson_gaussian(clean, sigma, float(rng.random()), rng), sigma
     if kind < settings.signal_dependent_fraction + settings.correlated_fraction:
         neighbour = float(rng.uniform(0.0, settings.neighbour_max))
         least, most = estimator_gain(neighbour), covering_gain(neighbour)
-        told = sigma * least * (most / least) ** rng.random()
-        return clean + np.float32(sigma) * correlated(clean.shape, neighbour, rng), float(told)
+        gain = least * (most / least) ** rng.random()
+        deviation = sigma / max(1.0, gain)  # so that no network is told more than sigma
+        return clean + np.float32(deviation) * correlated(clean.shape, neighbour, rng), float(deviation * gain)
     return clean + np.float32(sigma) * rng.standard_normal(clean.shape, dtype=np.float32), sigma
 
 
