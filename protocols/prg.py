@@ -51,7 +51,7 @@ class Prg(Unpicklable):
     def stream(self, label: int, kind: int, count: int) -> bytearray:
         """`count` bytes of the stream (label, kind)."""
         out = bytearray(count)
-        _Keystream(self.key, label, kind).fill(memoryview(out))
+        Keystream(self.key, label, kind).fill(memoryview(out))
         return out
 
     def words(self, label: int, kind: int, shape: tuple[int, ...]) -> Int64[Tensor, "..."]:
@@ -60,10 +60,10 @@ class Prg(Unpicklable):
 
     def reader(self, label: int, kind: int) -> "WordReader":
         """The words of the stream (label, kind) from its beginning, piece by piece."""
-        return WordReader(_Keystream(self.key, label, kind))
+        return WordReader(Keystream(self.key, label, kind))
 
 
-class _Keystream(Unpicklable):
+class Keystream(Unpicklable):
     """One stream, read from its beginning to wherever the reader stops."""
 
     def __init__(self, key: bytes, label: int, kind: int) -> None:
@@ -82,7 +82,7 @@ class _Keystream(Unpicklable):
 class WordReader(Unpicklable):
     """Uniform elements of Z_{2^64}: pieces of one stream, in order, none twice."""
 
-    def __init__(self, keystream: _Keystream) -> None:
+    def __init__(self, keystream: Keystream) -> None:
         self._keystream = keystream
 
     def words(self, count: int) -> Int64[Tensor, " count"]:
