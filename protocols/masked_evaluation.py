@@ -257,7 +257,7 @@ class MaskedEvaluation(Unpicklable):
 def row_blocks(item: Item) -> Iterator[tuple[int, int]]:
     """Top and bottom of each block of rows in which a wire is opened. Public, the same at both servers."""
     channels, height, width = item.shape
-    rows = max(1, BLOCK_WORDS // (channels * width))
+    rows = ring.block_rows(BLOCK_WORDS, channels * width)
     for top in range(0, height, rows):
         yield top, min(top + rows, height)
 

@@ -1,7 +1,8 @@
 """Arithmetic in Z_{2^64}, held as two's complement int64.
 
 torch's int64 addition, multiplication and matrix product wrap modulo 2^64, which is the ring we need.
-Convolution is unfold (im2col) and one matrix product: about twice as fast as torch's own int64 convolution.
+Convolution is unfold (im2col) and one matrix product, about twice as fast as torch's own int64 convolution; kernels of three rows
+take two thirds of the multiplications (protocols.three_rows).
 """
 
 import sys
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from protocols.errors import RemoteProtocolError
+from protocols.three_rows import KERNEL_ROWS, ThreeRows, worth_it
 
 WORD_BYTES = 8
 # im2col blocks of at most this many words stay near the second-level cache and bound the memory of a convolution
@@ -43,11 +45,17 @@ def conv2d(
     convolution = Convolution(x, weight, geometry)
     out = torch.empty(convolution.shape, dtype=torch.int64)
     channels, height, width = convolution.shape
-    rows = max(1, OUTPUT_BLOCK_WORDS // (channels * width))
+    rows = block_rows(OUTPUT_BLOCK_WORDS, channels * width)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         out[:, top:bottom] = convolution.rows(top, bottom)
     return out
+
+
+def block_rows(words: int, row_words: int) -> int:
+    """Rows of a block of at most `words` words, where one row has fewer: by threes, if it can be (`protocols.three_rows`)."""
+    rows = max(1, words // row_words)
+    return rows - rows % KERNEL_ROWS or rows
 
 
 class Convolution:
@@ -59,6 +67,8 @@ class Convolution:
         self._weight = weight
         self._geometry = geometry
         self._x = x
+        plain = (geometry.stride, geometry.dilation, geometry.groups) == (1, 1, 1)
+        self._three_rows = ThreeRows(weight) if plain and worth_it(weight) else None
         height, width = (geometry.output_size(size, kernel) for size, kernel in zip(x.shape[1:], weight.shape[2:], strict=True))
         self.shape = (weight.shape[0], height, width)
 
@@ -72,7 +82,14 @@ class Convolution:
             return out.view(c_out, bottom - top, width)
         if c_group == 1 and self._geometry.groups == x.shape[0] == c_out:
             return _depthwise(x, self._weight, self._geometry, bottom - top, width)
-        return _unfolded(x, self._weight, self._geometry, bottom - top, width)
+        if self._three_rows is None:
+            return _unfolded(x, self._weight, self._geometry, bottom - top, width)
+        out = torch.empty(c_out, bottom - top, width, dtype=torch.int64)
+        split = (bottom - top) // KERNEL_ROWS * KERNEL_ROWS
+        self._three_rows.convolve(x[:, : split + kh - 1], out[:, :split])
+        if split < bottom - top:
+            out[:, split:] = _unfolded(x[:, split:], self._weight, self._geometry, bottom - top - split, width)
+        return out
 
     def _source_rows(self, top: int, bottom: int) -> Tensor:
         """What output rows top..bottom-1 are computed from, padded."""
