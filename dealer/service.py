@@ -1,7 +1,7 @@
 """The dealer's gRPC service. Who asks is decided by the certificate, so no server can claim the other's half."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from time import monotonic
 from typing import Final
@@ -13,22 +13,24 @@ from torch import Tensor
 
 from dealer.ledger import Batch, DealingLedger, Push
 from dealer.metrics import DealerMetrics
+from dealer.read_ahead import ReadAhead
 from proto import darkroom_pb2 as pb
 from proto import darkroom_pb2_grpc as rpc
 from proto.admission import Admission
 from proto.calls import answering
 from proto.peak_memory import peak_memory_bytes
 from proto.readiness import DEALER
-from proto.transport import CHUNK_BYTES, Callers
+from proto.transport import Callers, chunks
 from protocols import dealing, ring
 from protocols.identifiers import BootId, MaterialId, PushId, Role
-from protocols.masked_dealing import dealt_corrections
+from protocols.masked_dealing import dealt_blocks
 from protocols.masked_plan import MaskedPlan
 from protocols.network import Network
 from protocols.plan import masked_weights
 
 # From opening to a server's claim: A's order and B's answer lie between. A session that fails there never claims.
 CLAIM_SECONDS: Final = 30.0
+AHEAD: Final = 16  # messages of a MiB that are dealt before they are sent: sending goes on while a convolution is computed
 CALLER_ROLES: Final = {"server-a": Role.A, "server-b": Role.B}
 
 log = structlog.get_logger("dealer")
@@ -136,22 +138,36 @@ class DealerService(rpc.DealerServicer):
             name: sum((dealing.weight_mask_share(seed, position, shape) for seed in push_seeds), torch.tensor(0))
             for position, (name, shape) in enumerate(masked_weights(network, batch.plan.height, batch.plan.width).items())
         }
-        items: Iterator[tuple[int, Tensor]]
-        if isinstance(batch.plan, MaskedPlan):
-            items = enumerate(dealt_corrections(batch.plan, seeds[Role.A], seeds[Role.B], masks))
-        else:
-            items = dealing.corrections(batch.plan, seeds[Role.A], seeds[Role.B], masks)
+        with ReadAhead(self._in_turn(_pieces(batch, seeds, masks)), AHEAD) as pieces:
+            yield from pieces
+
+    def _in_turn(self, pieces: Iterator[pb.MaterialChunk]) -> Iterator[pb.MaterialChunk]:
         while True:
             with self._dealing:  # never held while a server takes its time to read
-                item = next(items, None)
-            if item is None:
+                piece = next(pieces, None)
+            if piece is None:
                 return
-            label, words = item
-            buffer = memoryview(ring.to_bytes(words))
-            for offset in range(0, len(buffer), CHUNK_BYTES):
-                chunk = bytes(buffer[offset : offset + CHUNK_BYTES])
-                correction = pb.Correction(label=label, offset=offset, total_bytes=len(buffer), chunk=chunk)
-                yield pb.MaterialChunk(correction=correction)
+            yield piece
+
+
+def _pieces(batch: Batch, seeds: Mapping[Role, bytes], masks: dict[str, Tensor]) -> Iterator[pb.MaterialChunk]:
+    """The corrections in messages, each made when it is asked for."""
+    both = (seeds[Role.A], seeds[Role.B])
+    if isinstance(batch.plan, MaskedPlan):
+        sizes = batch.plan.correction_sizes
+        for block in dealt_blocks(batch.plan, *both, masks):
+            yield from _messages(block.label, block.start * ring.WORD_BYTES, block.words, sizes[block.label])
+    else:
+        for label, words in dealing.corrections(batch.plan, *both, masks):
+            yield from _messages(label, 0, words, words.numel() * ring.WORD_BYTES)
+
+
+def _messages(label: int, start: int, words: Tensor, total: int) -> Iterator[pb.MaterialChunk]:
+    """Words from byte `start` of a correction on."""
+    offset = start
+    for chunk in chunks(ring.to_bytes(words)):
+        yield pb.MaterialChunk(correction=pb.Correction(label=label, offset=offset, total_bytes=total, chunk=chunk))
+        offset += len(chunk)
 
 
 def _boots(boot_a: str, boot_b: str) -> tuple[str, str]:

@@ -429,7 +429,7 @@ class WorkerJob(_message.Message):
     def __init__(self, role: _Optional[str] = ..., network: _Optional[str] = ..., size: _Optional[_Union[Size, _Mapping]] = ..., material_id: _Optional[str] = ..., material_seed: _Optional[bytes] = ..., push_seed: _Optional[bytes] = ..., deltas: _Optional[bytes] = ..., bias_shares: _Optional[bytes] = ..., packing: _Optional[_Union[Packing, str]] = ..., packing_sigma: _Optional[float] = ..., image_share: _Optional[bytes] = ..., noise_key: _Optional[bytes] = ..., sigma_share: _Optional[int] = ..., peer_key: _Optional[bytes] = ..., engine: _Optional[str] = ..., window: _Optional[_Union[Window, _Mapping]] = ...) -> None: ...
 
 class WorkerStats(_message.Message):
-    __slots__ = ("ahead_seconds", "online_seconds", "rounds", "sent_bytes", "peak_rss_bytes", "flags", "messages")
+    __slots__ = ("ahead_seconds", "online_seconds", "rounds", "sent_bytes", "peak_rss_bytes", "flags", "messages", "nursery_private_bytes")
     AHEAD_SECONDS_FIELD_NUMBER: _ClassVar[int]
     ONLINE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_FIELD_NUMBER: _ClassVar[int]
@@ -437,6 +437,7 @@ class WorkerStats(_message.Message):
     PEAK_RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
     FLAGS_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    NURSERY_PRIVATE_BYTES_FIELD_NUMBER: _ClassVar[int]
     ahead_seconds: float
     online_seconds: float
     rounds: int
@@ -444,4 +445,5 @@ class WorkerStats(_message.Message):
     peak_rss_bytes: int
     flags: int
     messages: _containers.RepeatedCompositeFieldContainer[MessageCost]
-    def __init__(self, ahead_seconds: _Optional[float] = ..., online_seconds: _Optional[float] = ..., rounds: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., peak_rss_bytes: _Optional[int] = ..., flags: _Optional[int] = ..., messages: _Optional[_Iterable[_Union[MessageCost, _Mapping]]] = ...) -> None: ...
+    nursery_private_bytes: int
+    def __init__(self, ahead_seconds: _Optional[float] = ..., online_seconds: _Optional[float] = ..., rounds: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., peak_rss_bytes: _Optional[int] = ..., flags: _Optional[int] = ..., messages: _Optional[_Iterable[_Union[MessageCost, _Mapping]]] = ..., nursery_private_bytes: _Optional[int] = ...) -> None: ...

@@ -13,14 +13,18 @@ A ReLU of x = D - l (protocols.sign_bits) opens its block bits under bits a that
 the bits of l and those of a. It opens its sign under a bit g, which the dealer also shares as a ring element, with g*l; and its
 result (1-m)*x - (1-2m)*(D*g - g*l), m being the opened bit, under the sum of two streams.
 
-Run by the dealer (`dealt_corrections`) and by both servers (`PartyMasks`). Assumes that the dealer colludes with neither server
+Run by the dealer (`dealt_blocks`) and by both servers (`PartyMasks`). Assumes that the dealer colludes with neither server
 and does not see their traffic; semi-honest.
 Source: Patra, Schneider, Suresh, Yalame: ABY2.0, USENIX Security 2021, section 3; Boyle et al., CRYPTO 2019 for the seeds.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import count, groupby
+from typing import Final
 
+import torch
 from jaxtyping import Int64
 from torch import Tensor
 
@@ -48,6 +52,8 @@ from protocols.prg import Prg
 from protocols.truncation import truncate_mask
 from protocols.unpicklable import Unpicklable
 
+BLOCK_WORDS: Final = 1 << 17  # a MiB: stays in cache, and is one message to server B
+
 
 class Stream(IntEnum):
     """The kinds of tensor of one item: with its number they address a stream, so no two overlap."""
@@ -64,41 +70,54 @@ def operands(layer: Layer, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
     return inputs[0], inputs[1]
 
 
+@dataclass(frozen=True, eq=False)
+class DealtBlock(Unpicklable):
+    """Some words of one correction. label: which. start: of these words in it, row-major."""
+
+    label: int
+    start: int
+    words: Int64[Tensor, " block"] = field(repr=False)
+
+
 def dealt_corrections(
     plan: MaskedPlan, seed_a: bytes, seed_b: bytes, weight_masks: Mapping[str, Tensor]
 ) -> Iterator[Int64[Tensor, "..."]]:
-    """B's shares of what the dealer determines, of the shapes `plan.corrections`, in order. Run by the dealer.
+    """The corrections of `dealt_blocks`, each as a whole, of the shapes `plan.corrections`. Run by the dealer."""
+    blocks = dealt_blocks(plan, seed_a, seed_b, weight_masks)
+    for label, pieces in groupby(blocks, key=lambda block: block.label):
+        yield torch.cat([block.words for block in pieces]).view(plan.corrections[label])
+
+
+def dealt_blocks(plan: MaskedPlan, seed_a: bytes, seed_b: bytes, weight_masks: Mapping[str, Tensor]) -> Iterator[DealtBlock]:
+    """B's shares of what the dealer determines, in order, in blocks that stay in cache. Run by the dealer.
 
     weight_masks: b = b_A + b_B of the push, by weight name.
     """
-    prg_a, prg_b = Prg(seed_a), Prg(seed_b)
+    prgs = Prg(seed_a), Prg(seed_b)
     layers, uses = plan.lowered.by_name, WireUses(plan.lowered.layers)
     masks: dict[str, Tensor] = {}
+    labels = count()
     for level in plan.levels:
         for item in level.items:
-            first, second = (prg.words(item.number, Stream.OPENING, item.shape) for prg in (prg_a, prg_b))
             if isinstance(item, InputItem):
-                masks[item.layer] = plan.extended(item, first.add_(second))
+                masks[item.layer] = plan.extended(item, _stream_sum(item, prgs))
                 continue
             layer = layers[item.layer]
             sources = [masks[source] for source in layer.sources]
-            dealt: list[Tensor] = []
             match item:
                 case WireItem():
-                    masks[item.layer] = truncate_mask(
-                        _full_mask(item, layer, sources, first.add_(second), weight_masks), item.shift
-                    )
-                    dealt = [masks[item.layer]]
+                    masks[item.layer] = _product(item, layer, sources, weight_masks)
+                    yield from _truncated(item, masks[item.layer].view(-1), prgs, next(labels))
                 case ReluBitsItem():
-                    dealt = _bit_products(item, sources[0], first.bitwise_xor_(second))
+                    dealt = _bit_products(item, sources[0], _stream_xor(item, prgs))
+                    for place, tensor in enumerate(dealt):
+                        yield from _shared(item, place, tensor, prgs[0], next(labels))
                 case ReluSignItem():
-                    bit = unpacked(first.bitwise_xor_(second).view(-1), sources[0].numel()).view(item.elements).long()
-                    dealt = [bit, bit * sources[0]]
+                    bit = unpacked(_stream_xor(item, prgs).view(-1), sources[0].numel()).view(item.elements).long()
+                    for place, tensor in enumerate((bit, bit * sources[0])):
+                        yield from _shared(item, place, tensor, prgs[0], next(labels))
                 case ReluItem():
-                    masks[item.layer] = first.add_(second)
-            for place, tensor in enumerate(dealt):
-                own = prg_a.words(item.number, Stream.DEALT + place, item.dealt_shapes[place])
-                yield tensor ^ own if isinstance(item, ReluBitsItem) else tensor - own
+                    masks[item.layer] = _stream_sum(item, prgs)
             if isinstance(item, WireItem | ReluItem):
                 uses.read(layer, masks)
         for layer in level.layers:
@@ -108,17 +127,52 @@ def dealt_corrections(
             uses.read(layer, masks)
 
 
-def _full_mask(item: WireItem, layer: Layer, sources: list[Tensor], e: Tensor, weight_masks: Mapping[str, Tensor]) -> Tensor:
-    """r, as the module's docstring solves for it. Consumes e."""
+def _stream_sum(item: Item, prgs: Iterable[Prg]) -> Tensor:
+    """The sum of both servers' streams inside an opening."""
+    first, second = (prg.words(item.number, Stream.OPENING, item.shape) for prg in prgs)
+    return first.add_(second)
+
+
+def _stream_xor(item: Item, prgs: Iterable[Prg]) -> Tensor:
+    first, second = (prg.words(item.number, Stream.OPENING, item.shape) for prg in prgs)
+    return first.bitwise_xor_(second)
+
+
+def _product(item: WireItem, layer: Layer, sources: list[Tensor], weight_masks: Mapping[str, Tensor]) -> Tensor:
+    """What the dealer adds to e to solve for r: lx*b, -lu*lv, or nothing. A tensor of its own, contiguous."""
     match item:
         case ConvItem():
-            return e.add_(ring.conv2d(item.source(sources[0]), weight_masks[item.weight], item.geometry))
+            return ring.conv2d(item.source(sources[0]), weight_masks[item.weight], item.geometry)
         case ProductItem():
             left, right = operands(layer, sources)
-            return e.sub_(left * right)
+            return (left * right).neg_()
         case ScaleItem():
-            return e
+            return torch.zeros(item.shape, dtype=torch.int64)
     raise AssertionError(f"no mask of {item}")  # an item type was added without this case
+
+
+def _truncated(item: WireItem, mask: Int64[Tensor, " words"], prgs: tuple[Prg, Prg], label: int) -> Iterator[DealtBlock]:
+    """Turn `_product` into the truncated mask, in place, and share it."""
+    openings = [prg.reader(item.number, Stream.OPENING) for prg in prgs]
+    share_a = prgs[0].reader(item.number, Stream.DEALT)
+    stream = torch.empty(BLOCK_WORDS, dtype=torch.int64)
+    for start in range(0, mask.numel(), BLOCK_WORDS):
+        block = mask[start : start + BLOCK_WORDS]
+        for opening in openings:
+            block += opening.fill(stream[: block.numel()])
+        block.copy_(truncate_mask(block, item.shift))
+        yield DealtBlock(label, start, block - share_a.fill(stream[: block.numel()]))
+
+
+def _shared(item: Item, place: int, dealt: Tensor, prg_a: Prg, label: int) -> Iterator[DealtBlock]:
+    """B's share of a dealt tensor; of packed bits by XOR."""
+    share_a, words = prg_a.reader(item.number, Stream.DEALT + place), dealt.view(-1)
+    for start in range(0, words.numel(), BLOCK_WORDS):
+        block = words[start : start + BLOCK_WORDS]
+        own = share_a.words(block.numel())
+        yield DealtBlock(
+            label, start, own.bitwise_xor_(block) if isinstance(item, ReluBitsItem) else torch.sub(block, own, out=own)
+        )
 
 
 def _bit_products(item: ReluBitsItem, mask: Tensor, masks: Tensor) -> list[Tensor]:

@@ -123,9 +123,13 @@ class MaskedEvaluation(Unpicklable):
         match item:
             case ConvItem():
                 addend = self._masks.opening(item)
-                addend -= ring.conv2d(item.source(masks[0]), self._model.weights[item.weight].delta, item.geometry)
-                if item.bias:
-                    addend += (self._model.biases[item.bias] << item.bias_shift).view(-1, 1, 1)
+                convolution = ring.Convolution(item.source(masks[0]), self._model.weights[item.weight].delta, item.geometry)
+                bias = (self._model.biases[item.bias] << item.bias_shift).view(-1, 1, 1) if item.bias else None
+                for top, bottom in row_blocks(item):
+                    block = addend[:, top:bottom]
+                    block -= convolution.rows(top, bottom)
+                    if bias is not None:
+                        block += bias
                 self._addends[item.number] = addend
             case ProductItem():
                 self._factors[item.number] = operands(layer, masks)
@@ -253,7 +257,7 @@ class MaskedEvaluation(Unpicklable):
 def row_blocks(item: Item) -> Iterator[tuple[int, int]]:
     """Top and bottom of each block of rows in which a wire is opened. Public, the same at both servers."""
     channels, height, width = item.shape
-    rows = max(1, BLOCK_WORDS // (channels * width))
+    rows = ring.block_rows(BLOCK_WORDS, channels * width)
     for top in range(0, height, rows):
         yield top, min(top + rows, height)
 

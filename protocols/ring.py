@@ -1,11 +1,13 @@
 """Arithmetic in Z_{2^64}, held as two's complement int64.
 
 torch's int64 addition, multiplication and matrix product wrap modulo 2^64, which is the ring we need.
-Convolution is unfold (im2col) and one matrix product: about twice as fast as torch's own int64 convolution.
+Convolution is unfold (im2col) and one matrix product, about twice as fast as torch's own int64 convolution; kernels of three rows
+take two thirds of the multiplications (protocols.three_rows).
 """
 
 import sys
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
@@ -14,10 +16,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from protocols.errors import RemoteProtocolError
+from protocols.three_rows import KERNEL_ROWS, ThreeRows, worth_it
 
 WORD_BYTES = 8
 # im2col blocks of at most this many words stay near the second-level cache and bound the memory of a convolution
-UNFOLD_BLOCK_WORDS = 1 << 17
+UNFOLD_BLOCK_WORDS: Final = 1 << 17
+OUTPUT_BLOCK_WORDS: Final = 1 << 17  # so that no padded copy of a whole input is made
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,20 @@ def conv2d(
     x: Int64[Tensor, "c_in h w"], weight: Int64[Tensor, "c_out c_group kh kw"], geometry: ConvGeometry
 ) -> Int64[Tensor, "c_out h_out w_out"]:
     """Convolve in Z_{2^64}; the same cross-correlation as torch.nn.functional.conv2d."""
-    return Convolution(x, weight, geometry).rows(0, geometry.output_size(x.shape[1], weight.shape[2]))
+    convolution = Convolution(x, weight, geometry)
+    out = torch.empty(convolution.shape, dtype=torch.int64)
+    channels, height, width = convolution.shape
+    rows = block_rows(OUTPUT_BLOCK_WORDS, channels * width)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        out[:, top:bottom] = convolution.rows(top, bottom)
+    return out
+
+
+def block_rows(words: int, row_words: int) -> int:
+    """Rows of a block of at most `words` words, where one row has fewer: by threes, if it can be (`protocols.three_rows`)."""
+    rows = max(1, words // row_words)
+    return rows - rows % KERNEL_ROWS or rows
 
 
 class Convolution:
@@ -49,20 +66,41 @@ class Convolution:
     ) -> None:
         self._weight = weight
         self._geometry = geometry
-        self._x = x if geometry.padding == 0 else functional.pad(x, [geometry.padding] * 4)
-        self._width = geometry.output_size(x.shape[2], weight.shape[3])
+        self._x = x
+        plain = (geometry.stride, geometry.dilation, geometry.groups) == (1, 1, 1)
+        self._three_rows = ThreeRows(weight) if plain and worth_it(weight) else None
+        height, width = (geometry.output_size(size, kernel) for size, kernel in zip(x.shape[1:], weight.shape[2:], strict=True))
+        self.shape = (weight.shape[0], height, width)
 
     def rows(self, top: int, bottom: int) -> Int64[Tensor, "c_out rows w_out"]:
         """Output rows top..bottom-1."""
         c_out, c_group, kh, kw = self._weight.shape
-        step, reach = self._geometry.stride, self._geometry.dilation * (kh - 1)
-        x = self._x[:, top * step : (bottom - 1) * step + reach + 1]
-        if (kh, kw, step) == (1, 1, 1) and self._geometry.groups == 1:
+        width = self.shape[2]
+        x = self._source_rows(top, bottom)
+        if (kh, kw, self._geometry.stride) == (1, 1, 1) and self._geometry.groups == 1:
             out = _pointwise(x.reshape(x.shape[0], -1), self._weight.reshape(c_out, c_group))
-            return out.view(c_out, bottom - top, self._width)
+            return out.view(c_out, bottom - top, width)
         if c_group == 1 and self._geometry.groups == x.shape[0] == c_out:
-            return _depthwise(x, self._weight, self._geometry, bottom - top, self._width)
-        return _unfolded(x, self._weight, self._geometry, bottom - top, self._width)
+            return _depthwise(x, self._weight, self._geometry, bottom - top, width)
+        if self._three_rows is None:
+            return _unfolded(x, self._weight, self._geometry, bottom - top, width)
+        out = torch.empty(c_out, bottom - top, width, dtype=torch.int64)
+        split = (bottom - top) // KERNEL_ROWS * KERNEL_ROWS
+        self._three_rows.convolve(x[:, : split + kh - 1], out[:, :split])
+        if split < bottom - top:
+            out[:, split:] = _unfolded(x[:, split:], self._weight, self._geometry, bottom - top - split, width)
+        return out
+
+    def _source_rows(self, top: int, bottom: int) -> Tensor:
+        """What output rows top..bottom-1 are computed from, padded."""
+        step, padding = self._geometry.stride, self._geometry.padding
+        first = top * step - padding
+        end = (bottom - 1) * step + self._geometry.dilation * (self._weight.shape[2] - 1) + 1 - padding
+        rows = self._x[:, max(first, 0) : max(end, 0)]
+        if not padding:
+            return rows
+        above = min(max(-first, 0), end - first)
+        return functional.pad(rows, [padding, padding, above, end - first - above - rows.shape[1]])
 
 
 def _unfolded(padded: Tensor, weight: Tensor, geometry: ConvGeometry, h_out: int, w_out: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from protocols import dealing, masked_dealing
 from protocols.identifiers import MaterialId, Role
 from protocols.plan import AndTriple, Correlation, ProductTriple
-from protocols.prg import Prg, derive_key
+from protocols.prg import Keystream, Prg, WordReader, derive_key
 from security.stage import Fault
 
 
@@ -34,8 +34,15 @@ def _unmasked(prg: Prg, index: int, item: Correlation) -> tuple[Tensor, Tensor |
 class _NoPrg(Prg):
     """Zeros: with e = 0 and the inputs' masks zero, every r that the dealer solves for is zero."""
 
-    def words(self, label: int, kind: int, shape: tuple[int, ...]) -> Tensor:
-        return torch.zeros(shape, dtype=torch.int64)
+    def reader(self, label: int, kind: int) -> WordReader:
+        return _Zeros(Keystream(self.key, label, kind))
+
+
+class _Zeros(WordReader):
+    """No stream."""
+
+    def fill(self, out: Tensor) -> Tensor:
+        return out.zero_()
 
 
 def _constant_seed(master: bytes, role: Role, material: MaterialId, context: bytes) -> bytes:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from proto import darkroom_pb2 as pb
 from proto.conversion import packing_from_wire
-from proto.peak_memory import peak_memory_bytes
+from proto.peak_memory import peak_memory_bytes, private_memory_bytes
 from protocols import packing, ring, sharing
 from protocols.dealing import PartyMaterial, weight_mask_share
 from protocols.engines import SessionPlan, session_plan
@@ -197,6 +197,7 @@ def evaluate(pipe: Pipe) -> None:
         peak_rss_bytes=peak_memory_bytes(),
         flags=flags,
         messages=stopwatch.messages,
+        nursery_private_bytes=private_memory_bytes(os.getppid()),  # now: what this worker has changed is no longer shared
     )
     pipe.send(Kind.STATS, stats.SerializeToString())
     if not flags:  # a share that truncation may have spoiled is never released

@@ -41,11 +41,11 @@ def tiles_of(model: Model) -> list[Tile]:
 
 
 def held_by(server: int) -> int:
-    """Bytes of resident memory of a server and all that it has started."""
+    """Bytes of resident memory of a server and all that it has started; what several share is counted once."""
     held = 0
     for process in (psutil.Process(server), *psutil.Process(server).children(recursive=True)):
         try:
-            held += process.memory_info().rss
+            held += process.memory_full_info().pss
         except psutil.NoSuchProcess:
             pass  # a worker that has ended meanwhile
     return held

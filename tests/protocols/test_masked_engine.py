@@ -258,9 +258,9 @@ class CountedPrg(Prg):
 
     used: "list[tuple[bytes, int, int]]"
 
-    def words(self, label, kind, shape):
+    def reader(self, label, kind):
         self.used.append((self.key, label, int(kind)))
-        return super().words(label, kind, shape)
+        return super().reader(label, kind)
 
 
 def test_every_opening_has_a_fresh_mask_of_its_own_counted(monkeypatch):

@@ -101,16 +101,27 @@ def seed_of_a():
     return session_seed(SEED, Role.A, MaterialId(derive_key(SEED, b"material").hex()[:32]), b"context")
 
 
+class Negated:
+    def __init__(self, reader):
+        self._reader = reader
+
+    def words(self, count):
+        return self._reader.words(count).neg_()
+
+    def fill(self, out):
+        return self._reader.fill(out).neg_()
+
+
 class CancellingPrg(Prg):
     """e and the inputs' masks of A and B are uniform and cancel, so every r is zero; A's shares of truncated masks stay."""
 
     bits = frozenset(item.number for item in masked_plan(covered_layers(), *SIZE).items if is_bits(item))
 
-    def words(self, label, kind, shape):
+    def reader(self, label, kind):
         if kind != Stream.OPENING:
-            return super().words(label, kind, shape)
-        shared = Prg(OTHER_SEED).words(label, kind, shape)
-        return shared if label in self.bits or self.key == seed_of_a() else -shared
+            return super().reader(label, kind)
+        shared = Prg(OTHER_SEED).reader(label, kind)
+        return shared if label in self.bits or self.key == seed_of_a() else Negated(shared)
 
 
 def test_the_family_fails_where_the_masks_cancel(monkeypatch):
@@ -132,8 +143,8 @@ def test_the_family_fails_where_the_masks_cancel(monkeypatch):
 class RepeatingPrg(Prg):
     """The stream of an odd wire is that of the wire before it: two pairs of wires then have one r."""
 
-    def words(self, label, kind, shape):
-        return super().words(label - label % 2 if kind == Stream.OPENING else label, kind, shape)
+    def reader(self, label, kind):
+        return super().reader(label - label % 2 if kind == Stream.OPENING else label, kind)
 
 
 SCALES = Network(

@@ -87,3 +87,19 @@ def test_fresh_keys_are_fresh():
     keys = {fresh_key() for _ in range(1000)}
     assert len(keys) == 1000
     assert all(len(key) == KEY_BYTES for key in keys)
+
+
+@given(counts=st.lists(st.integers(0, 20_000), max_size=5))
+@quick
+def test_a_reader_gives_the_stream_piece_by_piece(counts):
+    reader = Prg(KEY).reader(5, 6)
+    pieces = [reader.words(count) for count in counts]
+    assert torch.equal(torch.cat([torch.empty(0, dtype=torch.int64), *pieces]), Prg(KEY).words(5, 6, (sum(counts),)))
+
+
+def test_a_reader_fills_what_it_is_given_and_nothing_beside_it():
+    whole = torch.zeros(10, dtype=torch.int64)
+    Prg(KEY).reader(5, 6).fill(whole[2:7])
+    assert torch.equal(whole[2:7], Prg(KEY).words(5, 6, (5,)))
+    assert not whole[:2].any()
+    assert not whole[7:].any()

@@ -139,6 +139,7 @@ class FakeWorker:
             sent_bytes=100,
             peak_rss_bytes=1000 + len(self._log),
             flags=flags,
+            nursery_private_bytes=self._behaviour.get("nursery private", 0),
         )
         pipe.send(Kind.STATS, stats.SerializeToString())
         if not flags:

@@ -104,6 +104,12 @@ def test_costs_are_added_up_and_peaks_are_not(site):
         assert (outcome.shape, outcome.engine, outcome.push_id) == (one.shape, one.engine, one.push_id)
 
 
+def test_what_the_nursery_shares_with_the_worker_is_counted_once(site):
+    for role in Role:
+        site.workers[role].behaviour["nursery private"] = 40
+    assert {outcome.peak_rss_bytes for outcome in site.session(2)[:2]} == {40 + 1000 + 1}  # of each server's first worker
+
+
 def test_nothing_else_is_repeated(site):
     site.workers[Role.B].behaviour[Role.B, 1] = "fails"
     a, b, stages = site.session(2)
