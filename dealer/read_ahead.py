@@ -40,7 +40,10 @@ class ReadAhead(Unpicklable, Generic[Made]):
     def _read(self) -> Iterator[Made]:
         while (made := self._made.get()) is not None:
             if isinstance(made, BaseException):
-                raise made
+                try:
+                    raise made
+                finally:
+                    del made  # it refers to this frame: the cycle would keep what was being dealt until it is looked for
             self._room.release()
             yield made[0]
 

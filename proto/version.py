@@ -3,4 +3,4 @@
 from typing import Final
 
 VERSION: Final = "0.1.0"
-WIRE_VERSION: Final = 1  # raised where a message or the order of messages changes: parties of two versions cannot work together
+WIRE_VERSION: Final = 2  # raised where a message or the order of messages changes: parties of two versions cannot work together

@@ -108,14 +108,8 @@ def dealt_blocks(plan: MaskedPlan, seed_a: bytes, seed_b: bytes, weight_masks: M
                 case WireItem():
                     masks[item.layer] = _product(item, layer, sources, weight_masks)
                     yield from _truncated(item, masks[item.layer].view(-1), prgs, next(labels))
-                case ReluBitsItem():
-                    dealt = _bit_products(item, sources[0], _stream_xor(item, prgs))
-                    for place, tensor in enumerate(dealt):
-                        yield from _shared(item, place, tensor, prgs[0], next(labels))
-                case ReluSignItem():
-                    bit = unpacked(_stream_xor(item, prgs).view(-1), sources[0].numel()).view(item.elements).long()
-                    for place, tensor in enumerate((bit, bit * sources[0])):
-                        yield from _shared(item, place, tensor, prgs[0], next(labels))
+                case ReluBitsItem() | ReluSignItem():
+                    yield from _relu(item, sources[0], prgs, labels)
                 case ReluItem():
                     masks[item.layer] = _stream_sum(item, prgs)
             if isinstance(item, WireItem | ReluItem):
@@ -125,6 +119,20 @@ def dealt_blocks(plan: MaskedPlan, seed_a: bytes, seed_b: bytes, weight_masks: M
                 layer, [masks[source] for source in layer.sources], masks.get(SIGMA_WIRE), plan.lowered.formats, constants=False
             )
             uses.read(layer, masks)
+
+
+def _relu(
+    item: ReluBitsItem | ReluSignItem, source: Tensor, prgs: tuple[Prg, Prg], labels: Iterator[int]
+) -> Iterator[DealtBlock]:
+    """What both need for one step of a ReLU. A generator of its own, so that nothing of it outlives it."""
+    match item:
+        case ReluBitsItem():
+            dealt = _bit_products(item, source, _stream_xor(item, prgs))
+        case ReluSignItem():
+            bit = unpacked(_stream_xor(item, prgs).view(-1), source.numel()).view(item.elements).long()
+            dealt = [bit, bit * source]
+    for place, tensor in enumerate(dealt):
+        yield from _shared(item, place, tensor, prgs[0], next(labels))
 
 
 def _stream_sum(item: Item, prgs: Iterable[Prg]) -> Tensor:

@@ -171,7 +171,7 @@ class MaskedPlan:
     def digest(self) -> bytes:
         """SHA-256 over network, size and every opening: what the handshakes compare."""
         openings = [[repr(item) for item in level.items] for level in self.levels]
-        text = f"masked-plan-1|{self.network.digest.hex()}|{self.height}x{self.width}|{openings!r}"
+        text = f"masked-plan-2|{self.network.digest.hex()}|{self.height}x{self.width}|{openings!r}"
         return hashlib.sha256(text.encode()).digest()
 
     def extended(self, item: Item, words: Tensor) -> Tensor:

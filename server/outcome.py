@@ -34,7 +34,7 @@ class Outcome(Unpicklable):
     dealer_peak_rss_bytes: int
     push_id: PushId
     shape: tuple[int, int, int]
-    nursery_peak_rss_bytes: int  # beside what it shares with the worker, where the system tells that apart
+    nursery_peak_rss_bytes: int  # beside what it shares with any process, where the system tells that apart
     flags: int = 0  # evaluations that were repeated
     earlier_peak_rss_bytes: int = 0  # of workers that lived at once, as far as one of them has ended before this outcome's
 
@@ -44,11 +44,11 @@ class Outcome(Unpicklable):
 
     @property
     def peak_rss_bytes(self) -> int:
-        """No less than the nursery and the workers have held together at any time: an upper bound, in bytes.
+        """What the nursery and the workers have held at any time beside the server: with its peak an upper bound, in bytes.
 
-        It is the sum of the peaks of processes that lived at once, which need not have come at one time. Pages that a worker
-        shares with the nursery are the worker's; where the system does not tell them apart they are counted in both, as are
-        those that two workers share.
+        It is the sum of the peaks of processes that lived at once, which need not have come at one time. Pages that the nursery
+        shares with a worker are the worker's, and those of libraries, which the server maps too, the server's; where the system
+        does not tell them apart they are counted in both, as are those that two workers share.
         """
         return self.nursery_peak_rss_bytes + max(self.stats.peak_rss_bytes, self.earlier_peak_rss_bytes)
 

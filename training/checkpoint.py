@@ -33,6 +33,7 @@ class Checkpoint:
     skipped: int
     seconds: float
     cpu_seconds: float
+    offenders: list[int] = field(default_factory=list)  # hostile images on which wires grow largest: training.offenders
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

@@ -28,8 +28,9 @@ from protocols.network import Network
 from training.architecture import initial_weights, on_grid
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.device import CPU, on_device
-from training.hostile import climbed, draw_hostile, pressure
+from training.hostile import HostileImages, climbed, draw_hostile, pressure
 from training.images import Patches, Series, draw_patches
+from training.offenders import drawn, find_offenders
 from training.optimiser import Optimiser
 from training.quality import measure_quality
 from training.settings import FitSettings, Settings
@@ -173,6 +174,8 @@ class Fitting:
         if state.step % settings.log_every == 0:
             times = {"seconds": round(state.seconds, 1), "cpu_seconds": round(state.cpu_seconds, 1)}
             values = {"loss": value, "pressure": press.item(), "gradient_norm": norm, "rate": rate}
+            if chosen.pressure.looked_at:
+                values["offenders"] = len(state.offenders)
             self._log({"event": "step", "step": state.step} | values | times)
         return True
 
@@ -184,9 +187,25 @@ class Fitting:
         chosen, fit = self.settings.pressure, self.settings.fit
         sigma_max = self.settings.patches.sigma_max
         hostile = draw_hostile(chosen.batch, chosen.side, sigma_max, seed=fit.seed, step=self.state.step).to(self._device)
+        if chosen.looked_at:
+            hostile = self._offending(hostile)
         if chosen.climb:
             hostile = climbed(self.network, self.pressed, self._weights, hostile, chosen.limit, chosen.climb)
         return pressure(self.network, self.pressed, self._weights, hostile, chosen.limit)
+
+    def _offending(self, hostile: HostileImages) -> HostileImages:
+        """The images of a step, with the worst that were found in place of up to three in four of them."""
+        chosen, state, seed = self.settings.pressure, self.state, self.settings.fit.seed
+        sigma_max = self.settings.patches.sigma_max
+        if state.step % chosen.look_every == 0:
+            found = (self.network, self.pressed, self._weights, chosen, state.offenders)
+            state.offenders = find_offenders(*found, sigma_max=sigma_max, seed=seed, step=state.step)
+        count = min(len(state.offenders), 3 * chosen.batch // 4)
+        if not count:
+            return hostile
+        taken = [state.offenders[(state.step * count + index) % len(state.offenders)] for index in range(count)]
+        worst = drawn(taken, chosen.side, sigma_max, seed=seed).to(self._device)
+        return HostileImages(torch.cat([worst.images, hostile.images[count:]]), torch.cat([worst.sigma, hostile.sigma[count:]]))
 
     def _gradient(self, loss: Tensor, press: Tensor) -> float:
         """Leave every weight the gradient of the loss, clipped, with the penalty's share; the norm of the loss's before."""

@@ -86,8 +86,15 @@ def pressure(
     Every named wire is cut off at CLEARANCE times the limit before the next layers read it: so each layer answers for what it
     adds to inputs that are nearly small enough, nothing overflows, and once all is within the limit nothing is cut off.
     """
+    return penalties(network, names, weights, hostile, limit).mean()
+
+
+def penalties(
+    network: Network, names: Collection[str], weights: dict[str, Tensor], hostile: HostileImages, limit: float
+) -> Float[Tensor, " n"]:
+    """`pressure`'s part of each image."""
     peaks = torch.cat(_peaks(network, names, weights, hostile, limit), dim=1)
-    return torch.relu(peaks.clamp(min=PEAK_FLOOR).div(limit).log()).mean()
+    return torch.relu(peaks.clamp(min=PEAK_FLOOR).div(limit).log()).mean(dim=1)
 
 
 def _peaks(

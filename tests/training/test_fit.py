@@ -54,19 +54,32 @@ def names_of(events: list[dict[str, Any]]) -> list[str]:
     return [entry["event"] for entry in events]
 
 
+LOOKING = PressureSettings(
+    batch=4, side=16, limit=0.5, looked_at=6, look_every=3, kept=4
+)  # for offenders, which are in use when cut
+
+
 @pytest.mark.parametrize("cut_at", [3, 6])
+@pytest.mark.parametrize("pressure", [SETTINGS.pressure, LOOKING], ids=["drawn", "found"])
 def test_resuming_gives_the_weights_of_an_uninterrupted_run(
-    series: tuple[list[Series], list[Series]], tmp_path: Path, events: list[dict[str, Any]], cut_at: int
+    series: tuple[list[Series], list[Series]],
+    tmp_path: Path,
+    events: list[dict[str, Any]],
+    pressure: PressureSettings,
+    cut_at: int,
 ) -> None:
+    settings = replace(SETTINGS, pressure=pressure)
+
     def cut(entry: dict[str, Any]) -> None:
         if entry["event"] == "step" and entry["step"] == cut_at:
             raise Cut
 
-    whole = run(series, tmp_path / "whole", events)
+    whole = run(series, tmp_path / "whole", events, settings)
+    assert bool(whole.checkpoint.offenders) == bool(pressure.looked_at)
     with pytest.raises(Cut):
-        Fitting(SETTINGS, *series, tmp_path / "cut", cut).run()
+        Fitting(settings, *series, tmp_path / "cut", cut).run()
     resumed_events: list[dict[str, Any]] = []
-    resumed = run(series, tmp_path / "cut", resumed_events)
+    resumed = run(series, tmp_path / "cut", resumed_events, settings)
 
     assert resumed_events[0] == {"event": "resumed", "step": (cut_at - 1) // 2 * 2}
     assert resumed.finished
@@ -239,6 +252,16 @@ def test_images_that_climb_press_harder(
     plain, climbing = steps[:8], steps[8:]
     assert len(plain) == len(climbing) == 8
     assert climbing[0] > 1.05 * plain[0]  # the same weights and patterns
+
+
+def test_found_offenders_press_where_drawn_images_do_not(
+    series: tuple[list[Series], list[Series]], tmp_path: Path, events: list[dict[str, Any]]
+) -> None:
+    for looked_at in (0, 64):
+        pressed = replace(LOOKING, looked_at=looked_at, limit=1.0)
+        run(series, tmp_path / str(looked_at), events, replace(SETTINGS, pressure=pressed))
+    steps = [entry["pressure"] for entry in events if entry["event"] == "step"]
+    assert sum(steps[8:]) > 1.2 * sum(steps[:8])
 
 
 def test_without_strength_there_is_no_pressure(
