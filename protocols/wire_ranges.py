@@ -8,11 +8,11 @@ The rule, for any network:
   finds (bound_ascent), which for the shipped `base` overflows. Ranges leave it out deliberately. Such an image hurts only the one
   who sends it: the result is wrong, truncation may fail silently (protocols.truncation), the edge refuses what leaves [-2, 3],
   and nobody learns anything.
-* Fractional bits: a wire that a convolution reads has f. One that a gate or product reads has (f + weight bits) / 2, which makes
-  its product as long as a convolution's: the longest ones decide on how often a truncation is flagged. One that no product reads
-  has FRAC_BITS, as a result must: no later truncation gets longer by it.
-* f is the coarsest of F_RANGE with which noisy phantoms come out within SHARE of `tolerance` of floating point, as other images
-  have other noise; the finest where none does. Each bit less halves the flags, and narrows comparisons.
+* Fractional bits: a wire that a convolution reads has f. One that a gate or product reads has g, at least (f + weight bits) / 2,
+  which makes its product as long as a convolution's, and up to EXTRA more, where its rounding is what is seen. One that no
+  product reads has FRAC_BITS, as a result must: no later truncation gets longer by it.
+* f, of F_RANGE, and g are those with the fewest flags with which noisy phantoms come out within SHARE of `tolerance` of floating
+  point, as other images have other noise; the finest f where none do. Each bit less halves the flags, and narrows comparisons.
 * What is left of the tolerance is spent on flags, while more than FLAGS of them are expected: bits are taken from the wires that
   gates and products read, one at a time, first where most flags go with it, and given back where the result gets too coarse.
 """
@@ -40,6 +40,7 @@ TOLERANCE: Final = 1 / 4095  # of the range: a grey level of a 12-bit image
 MARGIN: Final = 2.0
 SHARE: Final = 0.55  # on 128x128, in five runs, the worst pixel was off by 1.4 times what these phantoms show
 F_RANGE: Final = (10, 18)
+EXTRA: Final = 2
 WEIGHT_BITS_RANGE: Final = (10, 16)
 FLAGS: Final = 0.005  # expected in an evaluation at FLAGS_SIDE x FLAGS_SIDE: half of one in a hundred
 FLAGS_SIDE: Final = 512
@@ -77,14 +78,12 @@ def measured_ranges(
     largest = largest_values(network, weights, (*hostile_batches(SIDE, rng), *phantoms))
     for wire, value in (known or {}).items():
         largest[wire] = max(largest.get(wire, 0.0), value)
-    for frac_bits in range(F_RANGE[0], F_RANGE[1] + 1):
-        ranged = replace(network, ranges=_ranges(network, largest, frac_bits))
-        error = rounding_error(ranged, weights, phantoms)
+    for found in _by_flags(network, largest):
+        error = rounding_error(found.network, weights, phantoms)
         if error <= tolerance * SHARE:
-            return _thinned(RangedNetwork(ranged, frac_bits, error, largest), weights, phantoms, tolerance * SHARE)
-        if frac_bits == F_RANGE[1]:
-            return RangedNetwork(ranged, frac_bits, error, largest)
-    raise AssertionError("F_RANGE is empty")
+            return _thinned(replace(found, error=error), weights, phantoms, tolerance * SHARE)
+    finest = replace(network, ranges=_ranges(network, largest, F_RANGE[1], _factor_bits(network, F_RANGE[1])))
+    return RangedNetwork(finest, F_RANGE[1], rounding_error(finest, weights, phantoms), largest)
 
 
 def weight_grid(
@@ -125,6 +124,22 @@ def rounding_error(network: Network, weights: Mapping[str, Tensor], batches: lis
         return (product + mask) >> item.shift
 
     return max(_difference(plan, words, exact, batch, carried) for batch in batches)
+
+
+def _by_flags(network: Network, largest: Mapping[str, float]) -> list[RangedNetwork]:
+    """The network with each f and g, those with the fewest expected flags first; their error is yet to be found."""
+    found = []
+    for frac_bits in range(F_RANGE[0], F_RANGE[1] + 1):
+        least = _factor_bits(network, frac_bits)
+        for factor_bits in range(least, max(least, min(least + EXTRA, FRAC_BITS)) + 1):
+            ranges = _ranges(network, largest, frac_bits, factor_bits)
+            found.append(RangedNetwork(replace(network, ranges=ranges), frac_bits, math.inf, largest))
+    return sorted(found, key=lambda each: (each.expected_flags(FLAGS_SIDE, FLAGS_SIDE), each.frac_bits))
+
+
+def _factor_bits(network: Network, frac_bits: int) -> int:
+    """With as many in both factors, a product is as long as a convolution's."""
+    return min((frac_bits + network.weight_frac_bits) // 2, FRAC_BITS)
 
 
 def _thinned(found: RangedNetwork, weights: Mapping[str, Tensor], phantoms: list[Batch], allowed: float) -> RangedNetwork:
@@ -181,14 +196,15 @@ def _grid(network: Network, name: str) -> int:
     return network.weight_frac_bits if name.endswith(".weight") else FRAC_BITS
 
 
-def _ranges(network: Network, largest: Mapping[str, float], frac_bits: int) -> tuple[tuple[str, WireRange], ...]:
-    """The rule of this module for one f."""
+def _ranges(
+    network: Network, largest: Mapping[str, float], frac_bits: int, factor_bits: int
+) -> tuple[tuple[str, WireRange], ...]:
+    """The rule of this module for one f and g."""
     multiplied, convolved = _read_by(network, (Gate, Product)), _read_by(network, TRUNCATED)
-    factor_bits = (frac_bits + network.weight_frac_bits) // 2
 
     def bits(wire: str) -> int:
         if wire in multiplied:
-            return min(factor_bits, FRAC_BITS)
+            return factor_bits
         return frac_bits if wire in convolved else FRAC_BITS
 
     names = sorted(layer.out for layer in network.layers if isinstance(layer, TRUNCATED))
