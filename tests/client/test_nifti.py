@@ -121,6 +121,7 @@ def test_hostile_headers_are_refused(tmp_path, content, message, pack):
         read_image(tmp_path / "in.nii")
 
 
+@pytest.mark.slow
 def test_a_gzip_is_not_unpacked_beyond_what_its_header_needs(tmp_path, monkeypatch):
     bomb = gzip.compress(header_with() + bytes(12 * 10 * 3 * 2) + bytes(200 << 20), 1)
     (tmp_path / "in.nii.gz").write_bytes(bomb)

@@ -237,6 +237,7 @@ def test_kolmogorov_smirnov():
     assert kolmogorov_p_value(normal_deviates(stream("ks").words(0, 0, (1 << 18,)))) > ERROR_RATE
 
 
+@pytest.mark.slow
 def test_kolmogorov_smirnov_finds_small_errors():
     z = normal_deviates(stream("ks").words(0, 0, (1 << 18,)))
     assert kolmogorov_p_value(z * 1.04) < ERROR_RATE

@@ -309,6 +309,7 @@ def test_leakage_of_a_gaussian_image_is_the_bound():
     assert gaussian_leakage_bits(0.25, SIGMA_P_MAX) < 2.0**-32
 
 
+@pytest.mark.slow
 def test_a_mean_of_many_pixels_leaks_more_than_its_part_of_the_average():
     """The claim of the docstring, measured: the observer estimates a region's mean from packed pixels."""
     side, sigma_p, spread, trials = 16, 0.5, 0.1, 400

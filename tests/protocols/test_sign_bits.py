@@ -79,7 +79,7 @@ def test_edges_of_every_width_under_any_mask(bits):
     assert torch.equal(opened_signs(bits, values + mask, mask, seed=bits).bool(), values < 0)
 
 
-@pytest.mark.parametrize("bits", [10, 21, pytest.param(33, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("bits", [10, pytest.param(21, marks=pytest.mark.slow), pytest.param(33, marks=pytest.mark.slow)])
 def test_every_dealt_product_of_masks_counts(bits):
     """Each, dealt wrong, spoils some sign: so none is dealt for nothing, and the tests above would see one that is missing."""
     circuit = SignBits(bits)
