@@ -129,9 +129,10 @@ def rounding_error(network: Network, weights: Mapping[str, Tensor], batches: lis
 def _by_flags(network: Network, largest: Mapping[str, float]) -> list[RangedNetwork]:
     """The network with each f and g, those with the fewest expected flags first; their error is yet to be found."""
     found = []
+    extra = EXTRA if _read_by(network, (Gate, Product)) else 0  # without products, g is nobody's
     for frac_bits in range(F_RANGE[0], F_RANGE[1] + 1):
         least = _factor_bits(network, frac_bits)
-        for factor_bits in range(least, max(least, min(least + EXTRA, FRAC_BITS)) + 1):
+        for factor_bits in range(least, min(least + extra, FRAC_BITS) + 1):
             ranges = _ranges(network, largest, frac_bits, factor_bits)
             found.append(RangedNetwork(replace(network, ranges=ranges), frac_bits, math.inf, largest))
     return sorted(found, key=lambda each: (each.expected_flags(FLAGS_SIDE, FLAGS_SIDE), each.frac_bits))
