@@ -11,11 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
+import numpy as np
 import torch
 import typer
 
 from client.model_file import load_model
 from protocols.errors import BadInputError, ConfigurationError, DarkroomError
+from protocols.hostile_images import phantom_batches
+from protocols.wire_ranges import TOLERANCE, rounding_error
 from training.checkpoint import load_checkpoint
 from training.device import CPU, Device, choose_device
 from training.export import add_ranges, export_model
@@ -174,6 +177,25 @@ def measure(
         if json_path is not None:
             Path(json_path).write_text(text + "\n")
         typer.echo(report.to_markdown())
+
+
+@app.command()
+def phantoms(
+    model: Annotated[Path, typer.Option("--model", help="Model file.")] = Path("darkroom/models/base.safetensors"),
+    side: Annotated[int, typer.Option(min=8, help="Of the square phantoms, in pixels.")] = 192,
+    draws: Annotated[int, typer.Option(min=1, help="Of two phantoms at each noise level.")] = 20,
+) -> None:
+    """Print how far fixed point is off on phantoms, whose edges are sharp, by noise level: at worst, and how often."""
+    with _reported():
+        torch.set_num_threads(1)
+        chosen = load_model(model)
+        found: dict[float, list[float]] = {}
+        for draw in range(draws):
+            for batch in phantom_batches(side, 2, np.random.default_rng(100 + draw)):
+                found.setdefault(batch[1], []).append(rounding_error(chosen.network, chosen.weights, [batch]) / TOLERANCE)
+        for sigma, errors in found.items():
+            beyond = sum(error > 1 for error in errors)
+            typer.echo(f"sigma {sigma:g}/255: {max(errors):.3g} of 1/4095 at worst; beyond it in {beyond} of {draws} draws")
 
 
 @app.command()

@@ -1,13 +1,14 @@
 """The command line: train, resume, export and measure on tiny images; errors have messages and exit codes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from client.model_file import load_model
+from client.model_file import load_model, save_model
 from protocols.errors import ConfigurationError
 from tests.training.tiny_run import tiny_config
 from training import bounds
@@ -99,3 +100,14 @@ def test_wrong_configurations_are_named(tmp_path: Path, text: str, message: str)
 def test_an_empty_configuration_has_the_defaults(tmp_path: Path) -> None:
     (tmp_path / "empty.toml").write_text("")
     assert load_settings(tmp_path / "empty.toml") == Settings()
+
+
+def test_phantoms_show_where_fixed_point_is_too_coarse(tmp_path: Path) -> None:
+    model = load_model(Path("darkroom/models/small.safetensors"))
+    ranges = tuple((name, replace(wire, frac_bits=8)) for name, wire in model.network.ranges)
+    coarse = tmp_path / "coarse.safetensors"
+    save_model(coarse, replace(model.network, ranges=ranges), model.weights, bound=model.bound)
+    for path, beyond in ((coarse, "1 of 1"), (Path("darkroom/models/small.safetensors"), "0 of 1")):
+        done = CliRunner().invoke(app, ["phantoms", "--model", str(path), "--side", "32", "--draws", "1"])
+        assert done.exit_code == 0, done.output
+        assert [line.split("beyond it in ")[1] for line in done.stdout.splitlines()] == [f"{beyond} draws"] * 3
