@@ -15,7 +15,7 @@ from torch import Tensor
 
 from protocols.fixed_point import IMAGE_HIGH, IMAGE_LOW
 
-PATTERNS: Final = ("constant", "checkerboard", "stripes", "step", "salt_and_pepper", "uniform_noise", "blobs")
+PATTERNS: Final = ("constant", "checkerboard", "stripes", "step", "salt_and_pepper", "uniform_noise", "blobs", "phantom")
 SIGMAS: Final = (0.0, 25.0, 55.0)  # in 1/255 of the range: the ends of what training saw, and the middle
 DRAWS: Final = 3  # of each random pattern
 LEVELS: Final = ((IMAGE_LOW, IMAGE_HIGH), (IMAGE_HIGH, IMAGE_LOW), (0.0, 1.0), (1.0, IMAGE_HIGH))
@@ -82,6 +82,8 @@ def _mixture(pattern: str, side: int, rng: Generator) -> NDArray[np.float64]:
         case "blobs":
             coarse = rng.random((-(-side // 8), -(-side // 8))) < 0.5
             plane = np.kron(coarse, np.ones((8, 8)))[:side, :side]
+        case "phantom":
+            plane = phantom_plane(side, rng)
         case _:
             raise ValueError(f"unknown pattern {pattern!r}; known are {', '.join(PATTERNS)}")
     return plane.astype(np.float64)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from protocols.fixed_point import IMAGE_HIGH, IMAGE_LOW
 from protocols.hostile_images import SIGMAS, hostile_batches
-from protocols.layers import Conv, Gate
+from protocols.layers import Conv, Gate, Product
 from protocols.network import IMAGE_WIRE, Network
 from training.hostile import hostile_plane
 from training.images import Series, spread_slices
@@ -33,7 +33,7 @@ ESCAPE: Final = 64.0  # a search that finds more has found a place where product
 class Bounds:
     """Largest magnitudes found, and how many of the searches by gradient ascent went beyond ESCAPE.
 
-    wires: the largest magnitude of each wire, over everything tried. usual: over patterns and slices alone.
+    ascent: 0 without searches. wires: the largest magnitude of each wire, over everything tried. usual: over patterns and slices.
     """
 
     patterns: float
@@ -60,13 +60,17 @@ class Bounds:
 
 
 def measure_bounds(network: Network, weights: dict[str, Tensor], series: Sequence[Series], *, seed: int) -> Bounds:
-    """Patterns in [-1, 2] and their noisy versions, noisy slices of the series, and gradient ascent on every wire."""
+    """Patterns in [-1, 2] and their noisy versions, noisy slices of the series, and gradient ascent on every wire.
+
+    No ascent where nothing multiplies wires: they grow no faster than the image then, and patterns show about how far.
+    """
     rng = np.random.default_rng(seed)
     probe = probe_all(network)
     fixed = {name: weight.detach() for name, weight in weights.items()}
     patterns = _maxima(probe, fixed, hostile_batches(SIDE, rng))
     slices = _maxima(probe, fixed, _slices(series, rng))
-    ascent, reached = _ascend(probe, fixed, rng)
+    multiplies = any(isinstance(layer, Gate | Product) for layer in network.layers)
+    ascent, reached = _ascend(probe, fixed, rng) if multiplies else (dict.fromkeys(patterns, 0.0), [])
     wires = {name: max(found[name] for found in (patterns, slices, ascent)) for name in patterns}
     largest = [max(found.values()) for found in (patterns, slices, ascent)]
     escapes = sum(value > ESCAPE for value in reached)

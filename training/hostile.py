@@ -19,7 +19,7 @@ from protocols.float_evaluation import float_wires
 from protocols.hostile_images import PATTERNS, pattern_plane
 from protocols.network import Network
 
-SHARES: Final = {"checkerboard": 0.3, "stripes": 0.3, "step": 0.15, "salt_and_pepper": 0.1}  # the rest in equal parts
+SHARES: Final = {"checkerboard": 0.3, "stripes": 0.3, "step": 0.15, "salt_and_pepper": 0.1, "phantom": 0.1}  # others: equal parts
 CORNERS: Final = 0.7  # of the patterns lie between the ends of the range, which uniform levels rarely reach
 NOISY: Final = 0.5  # of the patterns carry noise of the level that the network is told
 CLEARANCE: Final = 2.0  # times the limit: where wires are cut off under pressure

@@ -19,9 +19,11 @@ from torch import Tensor
 
 from protocols.errors import BadInputError
 from protocols.fixed_point import IMAGE_HIGH, IMAGE_LOW
+from protocols.hostile_images import phantom_plane
 from training.noise import NoiseSettings, add_noise
 
 EMPTY_SPREAD: Final = 0.01  # a patch with a smaller standard deviation shows air
+PHANTOM_ZOOM: Final = 3  # a patch then shows a ninth of a phantom at least
 DRAWS: Final = 3  # attempts to find a patch that is not empty; air must still be seen sometimes
 
 
@@ -120,6 +122,7 @@ class PatchSettings:
     gain_low: float = 0.4  # contrast of a patch is scaled by a factor in [gain_low, gain_high]: a series may use
     gain_high: float = 1.2  # a fraction of its range, when one bright pixel defines the rest
     halved_fraction: float = 0.25  # patches averaged 2x2: less noise in the truth
+    phantom_fraction: float = 0.0  # patches of phantoms, whose edges are sharper than a scanner's: a client may send such
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +149,9 @@ def draw_patches(
     modalities = sorted({one.modality for one in series})
     planes = []
     for _ in range(settings.batch):
+        if settings.phantom_fraction and rng.random() < settings.phantom_fraction:
+            planes.append(_draw_phantom(settings, rng))
+            continue
         modality = modalities[rng.integers(len(modalities))]  # modalities, not series or slices, are balanced
         planes.append(_draw([one for one in series if one.modality == modality], settings, rng))
     levels = rng.uniform(0.0, settings.sigma_max / 255.0, settings.batch)
@@ -176,6 +182,14 @@ def _draw(series: list[Series], settings: PatchSettings, rng: np.random.Generato
     if rng.random() < 0.5:
         patch = patch[:, ::-1]
     return np.ascontiguousarray(patch) * np.float32(rng.uniform(settings.gain_low, settings.gain_high))
+
+
+def _draw_phantom(settings: PatchSettings, rng: np.random.Generator) -> NDArray[np.float32]:
+    """A patch of a phantom that is up to PHANTOM_ZOOM times as wide, scaled in contrast as the others are."""
+    side = int(rng.integers(settings.side, PHANTOM_ZOOM * settings.side + 1))
+    row, column = (int(rng.integers(side - settings.side + 1)) for _ in range(2))
+    patch = phantom_plane(side, rng)[row : row + settings.side, column : column + settings.side]
+    return patch * np.float32(rng.uniform(settings.gain_low, settings.gain_high))
 
 
 def spread_slices(series: Series, count: int) -> NDArray[np.int16]:

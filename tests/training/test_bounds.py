@@ -11,6 +11,7 @@ from protocols.network import Network
 from training import bounds as bounds_module
 from training.architecture import GatedShape, gated_network, initial_weights
 from training.bounds import measure_bounds
+from training.dncnn import DncnnShape
 from training.hostile import HostileImages, draw_hostile, pressure
 from training.images import load_series
 from training.probe import probe_all
@@ -52,6 +53,13 @@ def test_an_overflow_counts_as_an_escape(images_folder: Path, monkeypatch: pytes
     bounds = measure_bounds(NETWORK, huge, load_series(images_folder, "validation"), seed=0)
     assert bounds.escapes == bounds.searches
     assert bounds.wires["output"] == bounds.usual["output"] == math.inf
+
+
+def test_without_products_nothing_is_searched_by_ascent(images_folder: Path) -> None:
+    network = DncnnShape(channels=4, depth=3).network()
+    bounds = measure_bounds(network, initial_weights(network, 0), load_series(images_folder, "validation"), seed=0)
+    assert (bounds.searches, bounds.ascent) == (0, 0.0)
+    assert bounds.bound == max(2.0, bounds.patterns, bounds.slices)
 
 
 def test_hostile_images_are_a_function_of_seed_and_step_and_stay_in_range() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from protocols.errors import BadInputError
+from protocols.hostile_images import ELLIPSES
 from training.images import ImageSettings, PatchSettings, draw_patches, load_series, load_split, spread_slices
 
 
@@ -36,6 +37,19 @@ def test_noise_has_the_level_that_is_stated(images_folder: Path) -> None:
     scaled = (patches.noisy - patches.clean) / patches.sigma[:, None, None, None]
     assert float(scaled.std()) == pytest.approx(1, abs=0.02)  # 16,384 values: the standard error is 0.006
     assert 0 <= float(patches.sigma.min()) <= float(patches.sigma.max()) <= 55 / 255
+
+
+def test_a_part_of_the_patches_shows_phantoms(images_folder: Path) -> None:
+    """Few levels and no texture, in another contrast each time; with none asked for, patches are what they always were."""
+    series = load_series(images_folder, "train")
+    drawn = draw_patches(series, PatchSettings(batch=40, side=16, phantom_fraction=1.0), seed=1, step=0)
+    assert all(len(patch.unique()) <= ELLIPSES + 1 for patch in drawn.clean)
+    assert 0 <= float(drawn.clean.min()) < 1 < float(drawn.clean.max()) <= 1.2
+    mixed = draw_patches(series, PatchSettings(batch=40, side=16, phantom_fraction=0.25), seed=1, step=0)
+    flat = sum(len(patch.unique()) <= ELLIPSES + 1 for patch in mixed.clean)
+    assert 2 <= flat <= 20  # of a binomial of 40 and 1/4: outside for 1 seed of 1,000
+    without = draw_patches(series, PatchSettings(batch=6, side=12, phantom_fraction=0.0), seed=1, step=3)
+    assert torch.equal(without.noisy, draw_patches(series, PatchSettings(batch=6, side=12), seed=1, step=3).noisy)
 
 
 def test_chosen_slices_are_spread(images_folder: Path) -> None:
