@@ -12,6 +12,7 @@ from dealer.service import DealerService
 from proto import darkroom_pb2_grpc as rpc
 from proto.checks import exit_code
 from proto.exit_codes import exit_code_of
+from proto.heap import keep_heap
 from proto.logs import configure_logs
 from proto.party import Settings, serve
 from proto.party_check import check_party, refuse_ignored, report
@@ -40,6 +41,7 @@ def main() -> None:
     configure_logs()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
+    keep_heap()
     try:
         settings = Settings.load(arguments.config)
         if arguments.check:

@@ -166,7 +166,10 @@ def _messages(label: int, start: int, words: Tensor, total: int) -> Iterator[pb.
     """Words from byte `start` of a correction on."""
     offset = start
     for chunk in chunks(ring.to_bytes(words)):
-        yield pb.MaterialChunk(correction=pb.Correction(label=label, offset=offset, total_bytes=total, chunk=chunk))
+        message = pb.MaterialChunk()
+        message.correction.label, message.correction.offset, message.correction.total_bytes = label, offset, total
+        message.correction.chunk = chunk  # in place: a message that is put into another one is copied
+        yield message
         offset += len(chunk)
 
 

@@ -15,6 +15,7 @@ from protocols.errors import LocalProtocolError
 HEADER: Final = struct.Struct("<BIQ")
 MAX_FRAME_BYTES: Final = 1 << 34  # one wire of a 4096x4096 image at 128 channels; a longer length is a broken stream
 RELAY_BYTES: Final = 1 << 20
+ENDED: Final = "the other process ended in the middle of a message"
 
 
 class Kind(IntEnum):
@@ -84,9 +85,11 @@ class Pipe:
     def relay(self, length: int) -> Iterator[bytes]:
         """The announced frame in pieces, for passing on."""
         while length:
-            piece = self.receive_bytes(min(length, RELAY_BYTES))
+            piece = self._socket.recv(min(length, RELAY_BYTES), socket.MSG_WAITALL)
+            if not piece:
+                raise ConnectionResetError(ENDED)
             length -= len(piece)
-            yield bytes(piece)
+            yield piece
 
     def interrupt(self) -> None:
         """End the traffic both ways; a thread that waits on this end is woken.
@@ -111,6 +114,6 @@ class Pipe:
             if count == 0:
                 if may_end and filled == 0:
                     return False
-                raise ConnectionResetError("the other process ended in the middle of a message")
+                raise ConnectionResetError(ENDED)
             filled += count
         return True

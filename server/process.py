@@ -10,6 +10,7 @@ import torch
 from proto import darkroom_pb2_grpc as rpc
 from proto.checks import exit_code
 from proto.exit_codes import exit_code_of
+from proto.heap import keep_heap
 from proto.logs import configure_logs
 from proto.party import Settings, serve
 from proto.party_check import check_party, refuse_ignored, report
@@ -41,6 +42,7 @@ def run_server(role: Role) -> None:
     refuse_ignored(parser, arguments)
     configure_logs()
     torch.set_num_threads(1)
+    keep_heap()
     try:
         require_crypten()
         settings = Settings.load(arguments.config)

@@ -35,12 +35,13 @@ def relay_corrections(corrections: Iterator[pb.Correction], pipe: Pipe, due: Seq
                 f"the dealer sent bytes {piece.offset}.. of {piece.total_bytes} of correction {piece.label}, "
                 f"where bytes {offset}.. of {total} of correction {label} were due"
             )
-        if not piece.chunk or offset + len(piece.chunk) > total:
-            raise RemoteProtocolError(f"correction {label} of the dealer has a piece of {len(piece.chunk)} bytes")
+        chunk = piece.chunk  # a copy each time
+        if not chunk or offset + len(chunk) > total:
+            raise RemoteProtocolError(f"correction {label} of the dealer has a piece of {len(chunk)} bytes")
         if offset == 0:
             pipe.send_header(Kind.CORRECTION, label, total)
-        pipe.send_bytes(piece.chunk)
-        offset += len(piece.chunk)
+        pipe.send_bytes(chunk)
+        offset += len(chunk)
     if (label + 1, offset) != (len(due), total):
         raise RemoteProtocolError(f"the dealer's corrections ended at byte {offset} of number {label}; {len(due)} were due")
 
@@ -104,8 +105,7 @@ def _relay_outbound(pipe: Pipe, channel: PeerChannel) -> tuple[pb.WorkerStats, b
             break
         offset = 0
         for chunk in pipe.relay(header.length):
-            opening = pb.Opening(label=header.label, offset=offset, total_bytes=header.length, chunk=chunk)
-            channel.send(pb.PeerMessage(opening=opening))
+            channel.send(_opening(header.label, offset, header.length, chunk))
             offset += len(chunk)
     if header is None:
         raise PeerUnavailableError(WORKER_ENDED)
@@ -114,6 +114,14 @@ def _relay_outbound(pipe: Pipe, channel: PeerChannel) -> tuple[pb.WorkerStats, b
         raise RemoteProtocolError(f"the evaluation failed: {payload.decode()}")
     stats = pb.WorkerStats.FromString(payload)
     return stats, b"" if stats.flags else expect(pipe, Kind.RESULT)
+
+
+def _opening(label: int, offset: int, total: int, chunk: bytes) -> pb.PeerMessage:
+    """A piece of an opening, filled in place: a message that is put into another one is copied."""
+    message = pb.PeerMessage()
+    message.opening.label, message.opening.offset, message.opening.total_bytes = label, offset, total
+    message.opening.chunk = chunk
+    return message
 
 
 def opening_chunks(channel: PeerChannel, label: int, total: int) -> Iterator[tuple[int, int, bytes]]:
@@ -126,10 +134,11 @@ def opening_chunks(channel: PeerChannel, label: int, total: int) -> Iterator[tup
                 f"the peer sent bytes {opening.offset}.. of {opening.total_bytes} of opening {opening.label}, "
                 f"where bytes {offset}.. of {total} of opening {label} were due"
             )
-        if not opening.chunk or offset + len(opening.chunk) > total:
-            raise RemoteProtocolError(f"opening {label} of the peer has a piece of {len(opening.chunk)} bytes")
-        yield offset, total, opening.chunk
-        offset += len(opening.chunk)
+        chunk = opening.chunk  # a copy each time
+        if not chunk or offset + len(chunk) > total:
+            raise RemoteProtocolError(f"opening {label} of the peer has a piece of {len(chunk)} bytes")
+        yield offset, total, chunk
+        offset += len(chunk)
 
 
 def send_opening(channel: PeerChannel, buffer: memoryview) -> None:
@@ -137,7 +146,7 @@ def send_opening(channel: PeerChannel, buffer: memoryview) -> None:
     try:
         for offset in range(0, len(buffer), CHUNK_BYTES):
             chunk = bytes(buffer[offset : offset + CHUNK_BYTES])
-            channel.send(pb.PeerMessage(opening=pb.Opening(label=0, offset=offset, total_bytes=len(buffer), chunk=chunk)))
+            channel.send(_opening(0, offset, len(buffer), chunk))
     except PeerUnavailableError:
         channel.close()  # the receiving side of this session reports it
 

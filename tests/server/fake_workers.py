@@ -50,6 +50,13 @@ class MemorySocket:
                 self._received.appendleft(chunk[count:])
             return count
 
+    def recv(self, length, _):
+        """All of it, as with MSG_WAITALL, or what there is before the end."""
+        buffer, filled = bytearray(length), 0
+        while filled < length and (count := self.recv_into(memoryview(buffer)[filled:])):
+            filled += count
+        return bytes(buffer[:filled])
+
     def shutdown(self, _):
         for end in (self, self._peer):
             with end._condition:

@@ -56,6 +56,17 @@ def test_an_end_inside_a_frame_is_an_error(ends):
         theirs.receive_bytes(header.length)
 
 
+def test_an_end_inside_a_relayed_frame_is_an_error_after_what_came(ends):
+    ours, theirs = ends
+    ours.send_header(Kind.OPENING, 0, 100)
+    ours.send_bytes(bytes(99))
+    ours.close()
+    relayed = theirs.relay(theirs.receive_header().length)
+    assert next(relayed) == bytes(99)
+    with pytest.raises(ConnectionResetError, match="in the middle of a message"):
+        next(relayed)
+
+
 def test_an_end_inside_a_header_is_an_error(ends):
     ours, theirs = ends
     ours.send_bytes(bytes(HEADER.size - 1))

@@ -1,0 +1,24 @@
+"""The memory of processes that pass messages on: a MiB at a time, hundreds of times in each evaluation.
+
+glibc gives a freed message back to the system and has fresh pages zeroed for the next, which costs more than every copy of it
+together: a stream of 374 MB took 0.4 s of a sender's and 0.5 s of a receiver's processor time, now 0.3 and 0.35.
+"""
+
+import ctypes
+from typing import Final
+
+M_TRIM_THRESHOLD: Final = -1  # of malloc.h
+M_MMAP_THRESHOLD: Final = -3
+LARGEST_BYTES: Final = 32 << 20  # glibc takes no more: anything larger still comes from the system and returns to it
+KEPT_BYTES: Final = 128 << 20  # at the end of the heap; the messages under way in one evaluation are fewer
+
+
+def keep_heap() -> bool:
+    """Keep up to KEPT_BYTES of freed memory for the next messages; False where the C library has no such setting.
+
+    For the whole process, from now on: run at its start by dealer and servers.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and all(
+        mallopt(name, size) == 1 for name, size in ((M_TRIM_THRESHOLD, KEPT_BYTES), (M_MMAP_THRESHOLD, LARGEST_BYTES))
+    )
