@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -42,6 +43,7 @@ class Servers:
         self.at_once = 0  # evaluated, at most
         self._evaluated = 0
         self._plane = -1
+        self.cancelled: list[bool] = []  # of calls that were held until then, whether they were
         self._changed = threading.Condition()
         monkeypatch.setattr(planes.acquisition, "store", self._store)
         monkeypatch.setattr(planes.acquisition, "delete", self._delete)
@@ -63,6 +65,15 @@ class Servers:
     def wait_for(self, what: str, plane: int) -> None:
         with self._changed:
             assert self._changed.wait_for(lambda: (what, plane) in self.asked, SECONDS), self.asked
+
+    def hold(self, calls: Calls | None) -> None:
+        """A call that ends when it is cancelled."""
+        call, ended = Mock(), threading.Event()
+        call.cancel = ended.set
+        assert calls is not None
+        calls.begin(lambda: call)
+        self.cancelled.append(ended.wait(SECONDS))
+        raise PeerUnavailableError("cancelled")
 
     def _ask(self, what: str, plane: int) -> None:
         with self._changed:
@@ -113,8 +124,10 @@ def volume(tmp_path: Path) -> Path:
     return path
 
 
-def run(volume: Path, *, wait: float = 0.0, window: timedelta = timedelta(hours=24)) -> Mock:
-    stages = Mock()
+def run(
+    volume: Path, *, wait: float = 0.0, window: timedelta = timedelta(hours=24), see: Callable[[Step], object] = lambda step: None
+) -> Mock:
+    stages = Mock(side_effect=see)
     denoise_file(Mock(window=window), volume, volume.with_name("out.tif"), "base", OPTIONS, stages, wait=wait)
     return stages
 
@@ -166,13 +179,31 @@ def test_a_busy_server_is_asked_again_to_store(servers: Servers, volume: Path) -
     assert servers.of_each[0] == ["store", "store", "denoise", "delete"]
 
 
-def test_the_next_plane_is_opened_while_one_is_evaluated_and_never_a_third(servers: Servers, volume: Path) -> None:
+def test_the_next_plane_is_opened_while_one_is_evaluated_and_never_a_third(
+    servers: Servers, volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first is over after the second: their results are in order all the same."""
-    servers.during = lambda plane, _: servers.wait_for("delete", 1) if plane == 0 else None
+    collecting = threading.Event()
+
+    class Watched(planes._Plane):
+        """Says when its result is waited for, and so nothing else is done."""
+
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            result = self.result
+            self.result = lambda: (collecting.set(), result())[1]
+
+    def during(plane: int, _: object) -> None:
+        if plane == 0:
+            servers.wait_for("delete", 1)
+            assert collecting.wait(SECONDS)
+            assert ("store", 2) not in servers.asked
+
+    monkeypatch.setattr(planes, "_Plane", Watched)
+    servers.during = during
     run(volume)
     assert servers.written == [[0, 1, 2]]
     assert servers.at_once == 2
-    assert servers.asked.index(("store", 2)) > servers.asked.index(("delete", 0))
 
 
 def test_steps_of_a_plane_are_shown_when_the_one_before_is_over(servers: Servers, volume: Path) -> None:
@@ -220,21 +251,12 @@ def test_large_planes_and_those_with_a_short_window_go_one_after_the_other(
 
 def test_an_error_ends_what_is_under_way_and_deletes_it(servers: Servers, volume: Path) -> None:
     servers.verdicts = {0: AccessDenied("not for you")}
-    servers.during = lambda plane, calls: servers.wait_for("denoise", 1) if plane == 0 else cancelled(calls)
+    servers.during = lambda plane, calls: servers.wait_for("denoise", 1) if plane == 0 else servers.hold(calls)
     with pytest.raises(AccessDenied):
         run(volume)
+    assert servers.cancelled == [True]
     assert servers.of_each == [WHOLE, WHOLE, []]
     assert servers.written == []
-
-
-def cancelled(calls: Calls | None) -> None:
-    """A call that ends when it is cancelled."""
-    call, ended = Mock(), threading.Event()
-    call.cancel = ended.set
-    assert calls is not None
-    calls.begin(lambda: call)
-    assert ended.wait(SECONDS)
-    raise PeerUnavailableError("cancelled")
 
 
 def test_ctrl_c_deletes_both_planes(servers: Servers, volume: Path) -> None:
@@ -244,11 +266,12 @@ def test_ctrl_c_deletes_both_planes(servers: Servers, volume: Path) -> None:
         if plane == 1:
             servers.wait_for("denoise", 0)
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        cancelled(calls)
+        servers.hold(calls)
 
     servers.during = during
     with pytest.raises(KeyboardInterrupt):
         run(volume)
+    assert servers.cancelled == [True, True]
     assert servers.of_each == [WHOLE, WHOLE, []]
 
 
@@ -259,9 +282,10 @@ def test_ctrl_c_while_the_next_plane_is_stored_deletes_the_one_before(servers: S
             raise KeyboardInterrupt
 
     servers.storing = storing
-    servers.during = lambda _, calls: cancelled(calls)
+    servers.during = lambda _, calls: servers.hold(calls)
     with pytest.raises(KeyboardInterrupt):
         run(volume)
+    assert servers.cancelled == [True]
     assert servers.of_each == [WHOLE, ["store"], []]
 
 
@@ -271,13 +295,14 @@ def test_ctrl_c_ends_a_plane_that_waits_for_a_busy_server(
     """An hour, if nobody woke it."""
     monkeypatch.setattr(planes, "patiently", patiently)
     servers.verdicts = {0: BusyError("server A is busy", retry_seconds=3600)}
+    waits = threading.Event()
 
     def storing(plane: int) -> None:
         if plane == 1:
-            servers.wait_for("denoise", 0)
+            assert waits.wait(SECONDS)
             raise KeyboardInterrupt
 
     servers.storing = storing
     with pytest.raises(KeyboardInterrupt):
-        run(volume, wait=1e6)
+        run(volume, wait=1e6, see=lambda step: waits.set() if "nothing was begun" in step.stage else None)
     assert servers.of_each == [WHOLE, ["store"], []]
