@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from pydicom.data import get_testdata_file
 
@@ -130,6 +131,28 @@ def test_interrupted_while_a_peer_does_not_answer(given: Given, command: str) ->
     given.site.wait_for_stored(before)
     given.site.require_no_session("server-a", "server-b")
     edge.denoise(given.site.config, given.object_id, model="tiny")
+
+
+def test_interrupted_while_two_planes_of_a_file_are_under_way(failing: FailingSite, tmp_path: Path) -> None:
+    """Both are taken back, and the third never comes."""
+    before, records = failing.stored(), sorted(failing.config.objects.glob("*.json"))
+    path = tmp_path / "in.tif"
+    pixels = np.stack([1000 * picture(seed=number).pixels.numpy() for number in range(3)])
+    tifffile.imwrite(path, pixels.clip(0, 2000).astype(np.uint16), photometric="minisblack")
+    failing.lines["peer"].stall()
+    running = start("denoise", path, "-o", tmp_path / "out.tif", "--model", "tiny", "--config", failing.hospital_file)
+    try:
+        read_until(running, "plane 2 of 3")
+        wait_until(lambda: len(failing.stored()) == len(before) + 4, "the second plane was not stored")
+        wait_until(lambda: failing.lines["peer"].holding, "nothing was sent")
+        err = interrupt(running)
+    finally:
+        failing.repair()
+    assert "plane 3" not in err
+    assert [entry.name for entry in tmp_path.iterdir()] == ["in.tif"]
+    assert sorted(failing.config.objects.glob("*.json")) == records
+    failing.wait_for_stored(before)
+    failing.require_no_session("server-a", "server-b")
 
 
 def test_interrupted_while_a_share_is_stored(failing: FailingSite, tmp_path: Path) -> None:
