@@ -41,7 +41,7 @@ class Abort:
             wake()
 
     def last(self, action: Callable[[], object]) -> None:
-        """Called when the session was stopped and its workers have ended, so that no two evaluations hold memory."""
+        """Called when the session was stopped and its workers have ended, so that no more workers hold memory than two."""
         with self._lock:
             self._last.append(action)
             reaped = self._reaped

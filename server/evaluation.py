@@ -37,6 +37,7 @@ from server.turns import Place
 from server.worker_pool import WorkerPool
 
 MAX_MATERIAL_BYTES: Final = 6 << 30  # corrections that a worker of B holds; of an image that cannot be cut into tiles
+MAX_BYTES_AHEAD: Final = 2 << 30  # of a session that shares its server with another one's worker: what is not cut may have more
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +65,7 @@ class _Work(Unpicklable):
     channel: PeerChannel
     abort: Abort
     place: Place
+    alone: bool  # no other session is prepared beside this one
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,16 +156,20 @@ class Evaluator:
         def lead_tile(number: int, ahead: bool) -> Generator[str, None, TileEvaluation]:
             return self._lead_tile(work, boots, tiles[number], number, ahead)
 
-        return (yield from assembled(tiles, lead_tile, partial(_wait, work, tiles)))
+        return (yield from assembled(tiles, lead_tile, partial(_wait, work)))
 
     def _work(
         self, request: EvaluationRequest, channel: PeerChannel, abort: Abort, place: Place
     ) -> Generator[str, None, tuple[_Work, list[Tile]]]:
         """Read what the session needs, not before it may prepare: what waits in line holds no shares. Yields stages."""
-        tiles = self._tiles(Network.from_json(self._models.description(request.model).network), request)
-        if len(tiles) > 1:
-            yield from place.alone()  # its own tiles overlap: with a session ahead of it there would be three workers
-        return _Work(request, self._models.load(request.model), request.image_share(), channel, abort, place), tiles
+        network = Network.from_json(self._models.description(request.model).network)
+        tiles = self._tiles(network, request)
+        plan = session_plan(request.engine, network, tiles[0].height, tiles[0].width)
+        # Tiles overlap among themselves: with another session's there would be three workers.
+        alone = len(tiles) > 1 or plan.dealt_bytes > MAX_BYTES_AHEAD
+        if alone:
+            yield from place.alone()
+        return _Work(request, self._models.load(request.model), request.image_share(), channel, abort, place, alone), tiles
 
     def _lead_tile(self, work: _Work, boots: Boots, tile: Tile, number: int, ahead: bool) -> Generator[str, None, TileEvaluation]:
         """Begin an evaluation on fresh material."""
@@ -218,7 +224,7 @@ class Evaluator:
             order = next(first, None) or channel.expect("order").order
             return self._follow_tile(work, order, tiles[number], number, ahead)
 
-        return (yield from assembled(tiles, follow_tile, partial(_wait, work, tiles)))
+        return (yield from assembled(tiles, follow_tile, partial(_wait, work)))
 
     def _follow_tile(
         self, work: _Work, order: pb.PeerOrder, tile: Tile, number: int, ahead: bool
@@ -303,7 +309,7 @@ class Evaluator:
         )
 
 
-def _wait(work: _Work, tiles: list[Tile]) -> Generator[str]:
+def _wait(work: _Work) -> Generator[str]:
     """Until the session before is over, which the material did not wait for. Raises AccessDenied: the window has closed."""
-    if len(tiles) == 1 and (yield from work.place.evaluate()):
+    if not work.alone and (yield from work.place.evaluate()):
         work.request.require_window()

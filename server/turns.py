@@ -7,8 +7,8 @@ order of work, and B lines up when A's order comes.
 A turn has two stages, each held by one session at a time. *Preparing*: material is opened, dealt and folded into a worker.
 *Evaluating*: the servers open masked wires. Who takes evaluating gives preparing up, so the next session gets ready meanwhile:
 one is prepared ahead, never two. What must be alone at a server (the push of a model; an image of several tiles, which overlap
-among themselves and so have two workers) takes evaluating before it prepares anything, and holds both. A session whose model must
-be masked takes evaluating before it does so: two maskings of one model never cross.
+among themselves and so have two workers; one of very much material) takes evaluating before it prepares anything, and holds both.
+A session whose model must be masked takes evaluating before it does so: two maskings of one model never cross.
 
 Why nobody waits in a circle: stages are taken in the order preparing, evaluating, and evaluating alone is waited for with
 something held. A session needs its other half only once it holds preparing at A, which orders B then: B's line has the order in

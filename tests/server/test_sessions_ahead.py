@@ -145,9 +145,11 @@ def test_a_flagged_evaluation_is_repeated_before_the_prepared_session(site, eval
     assert site.materials[Role.A] == site.materials[Role.B]
 
 
-def test_an_image_of_several_tiles_takes_no_worker_while_another_session_is_evaluated(site, evaluated, monkeypatch):
-    tiles = [Tile(0, 0, 8, 9, 0, 0, 8, 9)] * 2
+@pytest.mark.parametrize("why", ["tiles", "material"])
+def test_an_image_of_several_tiles_or_much_material_has_no_worker_beside_another_session(site, evaluated, monkeypatch, why):
+    tiles = [Tile(0, 0, 8, 9, 0, 0, 8, 9)] * (2 if why == "tiles" else 1)
     monkeypatch.setattr(evaluation, "image_tiles", lambda *_: tiles)
+    monkeypatch.setattr(evaluation, "MAX_BYTES_AHEAD", 1 << 30 if why == "tiles" else 0)
     line = Held("waiting: 1 ahead")
     second = site.begin(3, during=lambda role, stage, abort: role is Role.A and line(role, stage, abort))
     assert line._here.acquire(timeout=SECONDS)
