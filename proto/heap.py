@@ -10,7 +10,7 @@ from typing import Final
 M_TRIM_THRESHOLD: Final = -1  # of malloc.h
 M_MMAP_THRESHOLD: Final = -3
 LARGEST_BYTES: Final = 32 << 20  # glibc takes no more: anything larger still comes from the system and returns to it
-KEPT_BYTES: Final = 128 << 20  # at the end of the heap; the messages under way in one evaluation are fewer
+KEPT_BYTES: Final = 32 << 20  # at the end of each thread's heap; the messages under way in one evaluation are fewer
 
 
 def keep_heap() -> bool:

@@ -68,6 +68,9 @@ class _RecordedPool(WorkerPool):
         worker.pipe = _RecordedPipe(worker.pipe, self._recorder)
         return worker
 
+    def keep_spare(self, size: int) -> None:
+        self._pool.keep_spare(size)
+
     def require_warm(self) -> None:
         self._pool.require_warm()
 

@@ -10,12 +10,12 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Final
 
 from protocols.errors import PeerUnavailableError
 from server.nursery_answer import ANSWER, FORKED
-from server.pipe import Pipe
+from server.pipe import Kind, Pipe
 
 NURSERY: Final = "server.nursery"
 FORK_SECONDS: Final = 120.0  # the first fork waits for the nursery's imports, on a busy machine
@@ -30,6 +30,11 @@ ALLOCATOR: Final = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
+
+# A spare worker waits with as much memory as the evaluation before had needed.
+LEAST_SPARE_BYTES: Final = 64 << 20  # touching less takes no time that anybody would see
+MOST_SPARE_BYTES: Final = 1 << 30
+SPARE_SECONDS: Final = 600.0  # without another evaluation, it is given back
 
 DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ETOOMANYREFS)
 NO_WORKER: Final = "no worker process could be started"
@@ -173,13 +178,61 @@ class WorkerPool:
         self._lock = threading.Lock()
         self._nursery = _Nursery(module)
         self._closed = False
+        self._spare: WorkerProcess | None = None
         self.on_restart: Callable[[], None] = lambda: None  # called where the nursery had ended by itself
 
     def take(self) -> WorkerProcess:
-        """A fresh worker; the caller stops it.
+        """A worker that had no job yet: the spare one, or a fresh one. The caller stops it.
 
         Raises PeerUnavailableError: the system gives no process, or no descriptor, or we are closed.
         """
+        with self._lock:
+            spare, self._spare = self._spare, None
+        if spare is not None:
+            if spare.running:
+                return spare
+            spare.stop()  # it ended with its nursery, or for want of memory
+        return self._fresh()
+
+    def keep_spare(self, size: int) -> None:
+        """Have a worker ready for the next evaluation that had to touch `size` bytes, in the background; once one has ended well.
+
+        A worker is a process of its own that begins with no memory, and a first touch of a page is dear. The spare one has
+        touched as much, up to MOST_SPARE_BYTES, by the time that it is needed. Where none can be had, the next evaluation does
+        without.
+        """
+        if size < LEAST_SPARE_BYTES or self._spare is not None:
+            return
+        maker = threading.Thread(target=self._make_spare, args=(min(size, MOST_SPARE_BYTES),), name="spare worker", daemon=True)
+        with suppress(RuntimeError):  # no thread can be had
+            maker.start()
+
+    def _make_spare(self, size: int) -> None:
+        try:
+            worker = self._fresh()
+        except PeerUnavailableError:
+            return
+        try:
+            worker.pipe.send(Kind.WARM, label=size >> 20)
+            given_back = threading.Timer(SPARE_SECONDS, self._give_back, (worker,))
+            given_back.daemon = True
+            with self._lock:
+                if self._closed or self._spare is not None:
+                    raise PeerUnavailableError("there is no need for it any more")
+                given_back.start()
+                self._spare = worker
+        except (PeerUnavailableError, OSError, RuntimeError):
+            worker.stop()
+
+    def _give_back(self, worker: WorkerProcess) -> None:
+        """End this spare worker, if it still is one."""
+        with self._lock:
+            if self._spare is not worker:
+                return
+            self._spare = None
+        worker.stop()
+
+    def _fresh(self) -> WorkerProcess:
         nursery = self._nursery
         try:
             return nursery.fork()
@@ -203,7 +256,10 @@ class WorkerPool:
         """End the nursery, and with it every worker. None is started after."""
         with self._lock:
             self._closed = True
+            spare, self._spare = self._spare, None
             self._nursery.close()
+        if spare is not None:
+            spare.stop()
 
     def _replaced(self, ended: _Nursery) -> _Nursery:
         """The one after this nursery, which is ended; who asks first starts it.

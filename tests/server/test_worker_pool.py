@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import pytest
 from protocols.errors import PeerUnavailableError
 from server import worker_pool
 from server.nursery_answer import ANSWER, FAILED
+from server.pipe import Kind
 from server.worker_pool import WorkerPool, WorkerProcess
 from tests.server import idle_nursery
 from tests.server.joined_workers import ROOT, Processes
@@ -418,3 +420,91 @@ def test_a_worker_leaves_no_core_and_ends_with_its_server():
     pipe.close()
     processes.wait()
     assert process.returncode == 0
+
+
+# --- the spare worker ---
+
+MEGABYTE = 1 << 20
+
+
+@pytest.fixture
+def real_pool():
+    """Of workers that do their work."""
+    pool = WorkerPool()
+    yield pool
+    pool.close()
+
+
+def spare_of(pool: WorkerPool) -> WorkerProcess:
+    until(lambda: pool._spare is not None)
+    return pool._spare
+
+
+def held(worker: WorkerProcess) -> int:
+    return psutil.Process(pid(worker)).memory_info().rss
+
+
+def test_the_next_evaluation_finds_a_worker_that_has_touched_its_memory(real_pool):
+    cold = real_pool.take()
+    before = held(cold)
+    cold.stop()
+    real_pool.keep_spare(200 * MEGABYTE)
+    spare = spare_of(real_pool)
+    until(lambda: held(spare) > before + 190 * MEGABYTE)
+    real_pool.keep_spare(200 * MEGABYTE)  # there is one
+    taken = real_pool.take()
+    assert taken is spare
+    assert real_pool._spare is None
+    other = real_pool.take()
+    assert pid(other) != pid(taken)  # one evaluation each
+    taken.pipe.send(Kind.JOB, b"no job")
+    header = taken.pipe.receive_header()
+    assert header is None or header.kind is Kind.FAILED  # it had been waiting for one
+    assert taken.ended(SECONDS)
+    for worker in (taken, other):
+        worker.stop()
+
+
+def test_little_memory_is_not_worth_a_spare_worker(pool, monkeypatch):
+    monkeypatch.setattr(pool, "_make_spare", lambda size: pytest.fail("made one"))
+    pool.keep_spare(worker_pool.LEAST_SPARE_BYTES - 1)
+
+
+def test_a_spare_worker_that_has_ended_is_not_handed_out(real_pool):
+    real_pool.keep_spare(100 * MEGABYTE)
+    spare = spare_of(real_pool)
+    os.kill(pid(spare), signal.SIGKILL)
+    assert spare.ended(SECONDS)
+    worker = real_pool.take()
+    assert worker is not spare
+    assert worker.running
+    worker.stop()
+
+
+def test_a_spare_worker_is_given_back_after_a_while(real_pool, monkeypatch):
+    monkeypatch.setattr(worker_pool, "SPARE_SECONDS", 0.01)
+    made, start = [], threading.Timer.start
+    monkeypatch.setattr(threading.Timer, "start", lambda timer: (made.append(timer), start(timer)))
+    real_pool.keep_spare(100 * MEGABYTE)
+    until(lambda: made and not made[0].is_alive())
+    (spare,) = made[0].args
+    until(lambda: not spare.running)
+    assert real_pool._spare is None
+
+
+def test_a_spare_worker_ends_with_its_pool(real_pool):
+    real_pool.keep_spare(100 * MEGABYTE)
+    spare = spare_of(real_pool)
+    real_pool.close()
+    assert spare.ended(SECONDS)
+    real_pool._make_spare(100 * MEGABYTE)  # one that was asked for before comes to nothing
+    assert real_pool._spare is None
+
+
+def test_without_a_process_there_is_no_spare_worker_and_nobody_is_told(pool, monkeypatch):
+    def refused():
+        raise PeerUnavailableError("no process")
+
+    monkeypatch.setattr(pool, "_fresh", refused)
+    pool._make_spare(100 * MEGABYTE)
+    assert pool._spare is None
