@@ -427,14 +427,6 @@ def test_a_worker_leaves_no_core_and_ends_with_its_server():
 MEGABYTE = 1 << 20
 
 
-@pytest.fixture
-def real_pool():
-    """Of workers that do their work."""
-    pool = WorkerPool()
-    yield pool
-    pool.close()
-
-
 def spare_of(pool: WorkerPool) -> WorkerProcess:
     until(lambda: pool._spare is not None)
     return pool._spare
@@ -444,7 +436,8 @@ def held(worker: WorkerProcess) -> int:
     return psutil.Process(pid(worker)).memory_info().rss
 
 
-def test_the_next_evaluation_finds_a_worker_that_has_touched_its_memory(real_pool):
+def test_the_next_evaluation_finds_a_worker_that_has_touched_its_memory():
+    real_pool = WorkerPool()
     cold = real_pool.take()
     before = held(cold)
     cold.stop()
@@ -463,6 +456,7 @@ def test_the_next_evaluation_finds_a_worker_that_has_touched_its_memory(real_poo
     assert taken.ended(SECONDS)
     for worker in (taken, other):
         worker.stop()
+    real_pool.close()
 
 
 def test_little_memory_is_not_worth_a_spare_worker(pool, monkeypatch):
@@ -470,35 +464,35 @@ def test_little_memory_is_not_worth_a_spare_worker(pool, monkeypatch):
     pool.keep_spare(worker_pool.LEAST_SPARE_BYTES - 1)
 
 
-def test_a_spare_worker_that_has_ended_is_not_handed_out(real_pool):
-    real_pool.keep_spare(100 * MEGABYTE)
-    spare = spare_of(real_pool)
+def test_a_spare_worker_that_has_ended_is_not_handed_out(pool):
+    pool.keep_spare(100 * MEGABYTE)
+    spare = spare_of(pool)
     os.kill(pid(spare), signal.SIGKILL)
     assert spare.ended(SECONDS)
-    worker = real_pool.take()
+    worker = pool.take()
     assert worker is not spare
     assert worker.running
     worker.stop()
 
 
-def test_a_spare_worker_is_given_back_after_a_while(real_pool, monkeypatch):
+def test_a_spare_worker_is_given_back_after_a_while(pool, monkeypatch):
     monkeypatch.setattr(worker_pool, "SPARE_SECONDS", 0.01)
     made, start = [], threading.Timer.start
     monkeypatch.setattr(threading.Timer, "start", lambda timer: (made.append(timer), start(timer)))
-    real_pool.keep_spare(100 * MEGABYTE)
+    pool.keep_spare(100 * MEGABYTE)
     until(lambda: made and not made[0].is_alive())
     (spare,) = made[0].args
     until(lambda: not spare.running)
-    assert real_pool._spare is None
+    assert pool._spare is None
 
 
-def test_a_spare_worker_ends_with_its_pool(real_pool):
-    real_pool.keep_spare(100 * MEGABYTE)
-    spare = spare_of(real_pool)
-    real_pool.close()
+def test_a_spare_worker_ends_with_its_pool(pool):
+    pool.keep_spare(100 * MEGABYTE)
+    spare = spare_of(pool)
+    pool.close()
     assert spare.ended(SECONDS)
-    real_pool._make_spare(100 * MEGABYTE)  # one that was asked for before comes to nothing
-    assert real_pool._spare is None
+    pool._make_spare(100 * MEGABYTE)  # one that was asked for before comes to nothing
+    assert pool._spare is None
 
 
 def test_without_a_process_there_is_no_spare_worker_and_nobody_is_told(pool, monkeypatch):
