@@ -145,7 +145,9 @@ class Evaluator:
         model = self._models.load(request.model)
         tiles = self._tiles(model, request)
         work = _Work(request, model, request.image_share(), channel, abort)
-        return (yield from assembled(tiles, lambda number, ahead: self._lead_tile(work, boots, tiles[number], number, ahead)))
+        outcome = yield from assembled(tiles, lambda number, ahead: self._lead_tile(work, boots, tiles[number], number, ahead))
+        self._workers.keep_spare(outcome.touched_bytes)
+        return outcome
 
     def _lead_tile(self, work: _Work, boots: Boots, tile: Tile, number: int, ahead: bool) -> Generator[str, None, TileEvaluation]:
         """Begin an evaluation on fresh material."""
@@ -190,7 +192,9 @@ class Evaluator:
             order = next(first, None) or channel.expect("order").order
             return self._follow_tile(work, order, tiles[number], number, ahead)
 
-        return (yield from assembled(tiles, follow_tile))
+        outcome = yield from assembled(tiles, follow_tile)
+        self._workers.keep_spare(outcome.touched_bytes)
+        return outcome
 
     def _follow_tile(
         self, work: _Work, order: pb.PeerOrder, tile: Tile, number: int, ahead: bool

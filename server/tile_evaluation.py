@@ -76,10 +76,10 @@ class TileEvaluation(Unpicklable):
             self._worker.pipe.send(Kind.GO)
             stats, share = relay_openings(self._worker.pipe, self._channel, self._plan)
         self.stop()
-        self._workers.keep_spare(stats.peak_rss_bytes - self._worker.nursery_peak_rss_bytes)  # now that this one's memory is free
         costs = (self._offline_seconds, self._batch.dealt_bytes, self._batch.dealer_peak_rss_bytes)
         nursery = stats.nursery_private_bytes or self._worker.nursery_peak_rss_bytes
-        return Outcome(share, stats, self._plan.engine, *costs, self._push_id, self._shape, nursery)
+        touched = stats.peak_rss_bytes - self._worker.nursery_peak_rss_bytes
+        return Outcome(share, stats, self._plan.engine, *costs, self._push_id, self._shape, nursery, touched)
 
     @contextmanager
     def _failing(self) -> Generator[None]:

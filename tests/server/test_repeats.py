@@ -104,13 +104,13 @@ def test_costs_are_added_up_and_peaks_are_not(site):
         assert (outcome.shape, outcome.engine, outcome.push_id) == (one.shape, one.engine, one.push_id)
 
 
-def test_a_spare_worker_is_asked_for_after_each_evaluation_with_as_much_memory_as_its_worker_had_to_touch(site):
-    """The fake nursery's 300 bytes were there when the worker came; flagged or not, its repetition wants as much."""
+def test_a_spare_worker_is_asked_for_after_each_session_with_as_much_memory_as_its_last_worker_had_to_touch(site):
+    """The fake nursery's 300 bytes were there when the worker came. Not in between: a repetition, or a tile, comes at once."""
     for workers in site.workers.values():
         workers.spares.clear()
     flag(site, 1)
     site.session(2)
-    assert [workers.spares for workers in site.workers.values()] == 2 * [[1000 + 1 - 300, 1000 + 2 - 300]]
+    assert [workers.spares for workers in site.workers.values()] == 2 * [[1000 + 2 - 300]]
 
 
 def test_what_the_nursery_shares_with_the_worker_is_counted_once(site):
