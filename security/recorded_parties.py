@@ -63,8 +63,8 @@ class _RecordedPool(WorkerPool):
     def __init__(self, pool: WorkerPool, recorder: Recorder) -> None:
         self._pool, self._recorder = pool, recorder
 
-    def take(self) -> WorkerProcess:
-        worker = self._pool.take()
+    def take(self, size: int) -> WorkerProcess:
+        worker = self._pool.take(size)
         worker.pipe = _RecordedPipe(worker.pipe, self._recorder)
         return worker
 

@@ -146,7 +146,7 @@ class Evaluator:
         tiles = self._tiles(model, request)
         work = _Work(request, model, request.image_share(), channel, abort)
         outcome = yield from assembled(tiles, lambda number, ahead: self._lead_tile(work, boots, tiles[number], number, ahead))
-        self._workers.keep_spare(outcome.touched_bytes)
+        self._workers.keep_spare(outcome.memory_bytes)
         return outcome
 
     def _lead_tile(self, work: _Work, boots: Boots, tile: Tile, number: int, ahead: bool) -> Generator[str, None, TileEvaluation]:
@@ -193,7 +193,7 @@ class Evaluator:
             return self._follow_tile(work, order, tiles[number], number, ahead)
 
         outcome = yield from assembled(tiles, follow_tile)
-        self._workers.keep_spare(outcome.touched_bytes)
+        self._workers.keep_spare(outcome.memory_bytes)
         return outcome
 
     def _follow_tile(

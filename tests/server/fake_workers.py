@@ -194,7 +194,7 @@ class FakeWorkers:
         self.spares = []
         self.arrivals = threading.Semaphore(0)
 
-    def take(self):
+    def take(self, _=0):
         self.taken.append(FakeWorker(self.log, self.behaviour, self.jobs, self.arrivals))
         return self.taken[-1]
 
