@@ -471,7 +471,7 @@ def test_who_comes_while_the_spare_worker_is_made_gets_it(pool, monkeypatch):
     pool.keep_spare(100 * MEGABYTE)
     assert asked.wait(SECONDS)
     with ThreadPoolExecutor(1) as other:
-        taken = other.submit(partial(pool.take, 0), 100 * MEGABYTE)
+        taken = other.submit(pool.take, 100 * MEGABYTE)
         answer.set()
         worker = taken.result(SECONDS)
     assert [child.pid for child in psutil.Process(nursery_of(pool)).children()] == [pid(worker)]
