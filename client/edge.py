@@ -106,11 +106,13 @@ def denoise(
     master_key: MasterKey | None = None,
     engine: str = "",
     progress: Progress = silent,
+    calls: Calls | None = None,
 ) -> Denoised:
     """Open a window on one object and have it denoised. Run by the edge.
 
     sigma: acquisition noise in units of the normalised range; the record's where it is None. master_key: derive the noise
     keys from this one instead of taking the record's. engine: one of protocols.engines.ENGINES; "": the servers choose.
+    calls: fresh ones, for who ends this from another thread.
     Raises NotFoundError: no such object. IntegrityError: a wrong key, found before anything is sent; or a result that fails its
     check. BadInputError: a sigma out of range. ConfigurationError, AccessDenied, PeerUnavailableError, RemoteProtocolError.
     """
@@ -123,7 +125,7 @@ def denoise(
     requests = denoise_requests(record, keys, model, level, engine)
     with connect(config, identity) as connections:
         progress(Step("edge", f"opened a window on {record.height}x{record.width} ({record.packing.value})"))
-        answers = _call_both(connections, requests, record, progress)
+        answers = _call_both(connections, requests, record, progress, calls or Calls())
     a, b = answers[Role.A].result, answers[Role.B].result
     pixels, blind = reconstruct_result(a, b, record, keys, acquisition)
     progress(Step("edge", "put the two result shares together"))
@@ -226,9 +228,9 @@ def _call_both(
     requests: Mapping[Role, pb.DenoiseRequest],
     record: ObjectRecord,
     progress: Progress,
+    calls: Calls,
 ) -> dict[Role, Answer]:
     timeout = QUEUE_SECONDS + math.ceil(record.height * record.width * SECONDS_PER_PIXEL)
-    calls = Calls()
     jobs: dict[Role, Callable[[], Answer]] = {}
     for role, connection in connections.items():
         begin = partial(calls.begin, partial(connection.stub.Denoise, requests[role], timeout=timeout))

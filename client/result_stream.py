@@ -87,12 +87,14 @@ class ResultReader(Unpicklable):
         self._packed = bytearray()
         self._limit = height * width * WORD_BYTES
         self.stage = CONNECTING
+        self._begun = False
 
     def receive(self, reply: pb.DenoiseReply) -> None:
         """Take in one message. Raises RemoteProtocolError: out of order, or more than was announced."""
         kind = reply.WhichOneof("content")
         if kind == "stage" and self._header is None:
             self.stage = "".join(c for c in reply.stage[:MAX_STAGE_LENGTH] if c.isprintable())
+            self._begun = self._begun or not self.stage.startswith("waiting")
         elif kind == "header" and self._header is None:
             self._header = self._checked(reply.header)
             self.stage = "sending the result"
@@ -105,8 +107,11 @@ class ResultReader(Unpicklable):
 
     @property
     def waiting(self) -> bool:
-        """Whether the server has said nothing yet, or that the session waits: no material was dealt to it."""
-        return self._header is None and (self.stage == CONNECTING or self.stage.startswith("waiting"))
+        """Whether the server has said nothing yet but that the session waits: no material was dealt to it.
+
+        A session that waits again has its material.
+        """
+        return self._header is None and not self._begun
 
     @property
     def received(self) -> tuple[int, int]:

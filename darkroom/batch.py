@@ -144,7 +144,7 @@ class Batch:
     def _run_here(self, work: "enumerate[Found]") -> None:
         try:
             self._take(work)
-        except KeyboardInterrupt:  # the image's object is deleted by now: `darkroom.file_denoising.deleting`
+        except KeyboardInterrupt:  # the image's object is deleted by now: `darkroom.planes.deleting`
             self._interrupted.set()
 
     def _run_in_threads(self, work: "enumerate[Found]") -> None:

@@ -27,9 +27,9 @@ from client.records import ObjectRecord
 from client.report import float_estimate, measure_exactness, measure_quality, write_report
 from darkroom.commands import push_models
 from darkroom.demo_view import Run, comparison_table, demo_report, panels
-from darkroom.file_denoising import deleting
 from darkroom.output import Stages, err, result_line, result_table, write_json
 from darkroom.picture import write_picture
+from darkroom.planes import deleting
 from darkroom.sample import sample_image
 from darkroom.simulation import Simulation, find_model, simulation
 from protocols import ring

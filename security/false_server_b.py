@@ -47,9 +47,12 @@ def denoise_request(
 class FalseServerB:
     """One session's stream to server A, and B's line to the dealer."""
 
-    def __init__(self, cluster: Simulation, session: SessionId, network: Network, engine: str = "") -> None:
+    def __init__(
+        self, cluster: Simulation, session: SessionId, network: Network, engine: str = "", *, boot: BootId | None = None
+    ) -> None:
+        """boot: of another session of ours, whose masks are then in force."""
         self.session = session
-        self.boot = BootId.fresh()
+        self.boot = boot or BootId.fresh()
         self._network, self._engine = network, engine
         self._channel = open_channel(identity(cluster, "server-b"), peer(cluster, "server-a"))
         self._dealer = open_channel(identity(cluster, "server-b"), peer(cluster, "dealer"))
@@ -158,16 +161,29 @@ class EdgeCall:
         self._cluster, self._request = cluster, request
         self.status: grpc.StatusCode | None = None
         self.details = ""
+        self.stages: list[str] = []
+        self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
     def _run(self) -> None:
         with open_channel(identity(self._cluster, "edge"), peer(self._cluster, "server-a")) as channel:
             try:
-                list(rpc.ServerStub(channel).Denoise(self._request, timeout=CALL_SECONDS))
+                for reply in rpc.ServerStub(channel).Denoise(self._request, timeout=CALL_SECONDS):
+                    self._see(reply)
                 self.status = grpc.StatusCode.OK
             except grpc.RpcError as error:
                 self.status, self.details = error.code(), error.details()
+
+    def _see(self, reply: pb.DenoiseReply) -> None:
+        with self._changed:
+            self.stages += [reply.stage] if reply.WhichOneof("content") == "stage" else []
+            self._changed.notify_all()
+
+    def reaches(self, stage: str) -> bool:
+        """Whether the session comes to a stage that begins so."""
+        with self._changed:
+            return self._changed.wait_for(lambda: any(seen.startswith(stage) for seen in self.stages), CALL_SECONDS)
 
     def join(self) -> None:
         """Wait until the call has ended."""

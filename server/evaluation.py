@@ -7,6 +7,7 @@ channel is closed, the worker is killed, and the material is never named again.
 import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from proto import darkroom_pb2 as pb
@@ -20,6 +21,7 @@ from protocols.errors import (
 )
 from protocols.identifiers import BootId, MaterialId, PushId, Role
 from protocols.layer_costs import image_tiles
+from protocols.network import Network
 from protocols.prg import fresh_key
 from protocols.tiles import Tile
 from protocols.unpicklable import Unpicklable
@@ -27,7 +29,7 @@ from server.abort import Abort
 from server.dealer_client import Batch, Boots, DealerClient
 from server.models import MaskedModel, ModelRegistry, PushedModel, WeightMasking
 from server.order import OrderTerms, check_accept, check_order, make_order, order_digest, shared_key
-from server.outcome import Outcome, assembled
+from server.outcome import Begin, Outcome, assembled
 from server.peer_channel import PeerChannel
 from server.relays import receive_opening, send_opening
 from server.tile_evaluation import TileEvaluation
@@ -39,7 +41,7 @@ MAX_MATERIAL_BYTES: Final = 6 << 30  # corrections that a worker of B holds; of 
 
 @dataclass(frozen=True, eq=False)
 class EvaluationRequest(Unpicklable):
-    """What the edge asked of this server, checked. The share of the object is read when the session's turn has come."""
+    """What the edge asked of this server, checked. The share of the object is read when the session's turn has begun."""
 
     session_id: str
     object_id: str
@@ -49,6 +51,7 @@ class EvaluationRequest(Unpicklable):
     noise_key: bytes = field(repr=False)
     sigma_share: int = field(repr=False)
     engine: str  # as the edge asked; "" leaves the choice to the network
+    require_window: Callable[[], object] = field(repr=False)  # raises AccessDenied: the object may not be opened any more
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +63,7 @@ class _Work(Unpicklable):
     image_share: bytes = field(repr=False)
     channel: PeerChannel
     abort: Abort
+    place: Place
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +81,8 @@ class _Agreed(Unpicklable):
 class Evaluator:
     """Everything that outlives a session at one server: boot id, models, workers, used material.
 
-    One evaluation at a time: whoever calls `lead` has the turn, `follow` takes it when A's order comes (`server.turns`).
+    One evaluation at a time, and one session that is prepared meanwhile (`server.turns`): whoever calls `lead` may prepare, and
+    `follow` lines up for that when A's order comes.
     """
 
     def __init__(self, role: Role, models: ModelRegistry, dealer: DealerClient, workers: WorkerPool) -> None:
@@ -139,31 +144,48 @@ class Evaluator:
 
     # --- evaluating an image ---
 
-    def lead(self, channel: PeerChannel, boot_b: str, request: EvaluationRequest, abort: Abort) -> Generator[str, None, Outcome]:
-        """Run by server A, in its turn; yields stages for the edge."""
+    def lead(
+        self, channel: PeerChannel, boot_b: str, request: EvaluationRequest, abort: Abort, place: Place
+    ) -> Generator[str, None, Outcome]:
+        """Run by server A, when the session may prepare; yields stages for the edge."""
         boots = Boots(str(self.boot_id), str(BootId(boot_b)))
-        model = self._models.load(request.model)
-        tiles = self._tiles(model, request)
-        work = _Work(request, model, request.image_share(), channel, abort)
-        outcome = yield from assembled(tiles, lambda number, ahead: self._lead_tile(work, boots, tiles[number], number, ahead))
+        work, tiles = yield from self._work(request, channel, abort, place)
+
+        def lead_tile(number: int, ahead: bool) -> Generator[str, None, TileEvaluation]:
+            return self._lead_tile(work, boots, tiles[number], number, ahead)
+
+        return (yield from self._assembled(work, tiles, lead_tile))
+
+    def _assembled(self, work: _Work, tiles: list[Tile], begin: Begin) -> Generator[str, None, Outcome]:
+        """Evaluate, and have a worker ready for the next session, unless that has one already. Yields stages."""
+        outcome = yield from assembled(tiles, begin, partial(_wait, work, tiles))
         self._workers.keep_spare(outcome.memory_bytes)
         return outcome
+
+    def _work(
+        self, request: EvaluationRequest, channel: PeerChannel, abort: Abort, place: Place
+    ) -> Generator[str, None, tuple[_Work, list[Tile]]]:
+        """Read what the session needs, not before it may prepare: what waits in line holds no shares. Yields stages."""
+        tiles = self._tiles(Network.from_json(self._models.description(request.model).network), request)
+        if len(tiles) > 1:
+            yield from place.alone()  # its own tiles overlap: with a session ahead of it there would be three workers
+        return _Work(request, self._models.load(request.model), request.image_share(), channel, abort, place), tiles
 
     def _lead_tile(self, work: _Work, boots: Boots, tile: Tile, number: int, ahead: bool) -> Generator[str, None, TileEvaluation]:
         """Begin an evaluation on fresh material."""
         channel, model = work.channel, work.model
         plan = session_plan(work.request.engine, model.network, tile.height, tile.width)
-        masked = self._models.masked(model.name, model.upload_id, boots)
-        try:
-            if masked is None:
-                raise NotFoundError("not masked under these runs of the servers")
-            material = self._dealer.open_material(masked.push_id, plan, boots)
-        except NotFoundError:  # a server or the dealer has restarted since the push: new masks
+        opened = self._opened(model, plan, boots)
+        if opened is None:
+            yield from work.place.alone()
+            opened = self._opened(model, plan, boots)  # the session before may have masked it meanwhile
+        masking = opened is None
+        if opened is None:
             yield "masking the model"
             self._models.forget(model.name)
-            masked = self.lead_masking(channel, work.request.session_id, model, boots)
-            self._models.register(model.name, masked)
-            material = self._dealer.open_material(masked.push_id, plan, boots)
+            fresh = self.lead_masking(channel, work.request.session_id, model, boots)
+            opened = fresh, self._dealer.open_material(fresh.push_id, plan, boots)
+        masked, material = opened
         terms = self._evaluation_terms(work, plan, boots, number)
         order = make_order(terms, push_id=str(masked.push_id), material_id=str(material), contribution=fresh_key())
         try:
@@ -174,8 +196,20 @@ class Evaluator:
             # B may lack this push: a link that broke during masking leaves one side with it. The next session masks anew.
             self._models.forget(model.name)
             raise
+        if masking:
+            self._models.register(model.name, masked)  # B holds it, so a session that is prepared meanwhile may name it
         agreed = _Agreed(masked, plan, tile, number, material, shared_key(order, accept))
         return (yield from self._begin(work, agreed, ahead))
+
+    def _opened(self, model: PushedModel, plan: SessionPlan, boots: Boots) -> tuple[MaskedModel, MaterialId] | None:
+        """Fresh material under the masks in force; None where a server or the dealer has restarted since the push."""
+        masked = self._models.masked(model.name, model.upload_id, boots)
+        if masked is None:
+            return None
+        try:
+            return masked, self._dealer.open_material(masked.push_id, plan, boots)
+        except NotFoundError:
+            return None
 
     def follow(
         self, channel: PeerChannel, request: EvaluationRequest, abort: Abort, place: Place
@@ -183,18 +217,14 @@ class Evaluator:
         """Run by server B; yields stages for the edge."""
         yield "waiting for server A"
         first = iter([channel.expect("order").order])
-        yield from place.turn()
-        model = self._models.load(request.model)  # not before: what waits holds no shares
-        tiles = self._tiles(model, request)
-        work = _Work(request, model, request.image_share(), channel, abort)
+        yield from place.prepare()
+        work, tiles = yield from self._work(request, channel, abort, place)
 
         def follow_tile(number: int, ahead: bool) -> Generator[str, None, TileEvaluation]:
             order = next(first, None) or channel.expect("order").order
             return self._follow_tile(work, order, tiles[number], number, ahead)
 
-        outcome = yield from assembled(tiles, follow_tile)
-        self._workers.keep_spare(outcome.memory_bytes)
-        return outcome
+        return (yield from self._assembled(work, tiles, follow_tile))
 
     def _follow_tile(
         self, work: _Work, order: pb.PeerOrder, tile: Tile, number: int, ahead: bool
@@ -202,6 +232,7 @@ class Evaluator:
         """Begin an evaluation, as A orders."""
         channel, model = work.channel, work.model
         if order.kind == pb.PeerOrder.KIND_MASK:
+            yield from work.place.alone()
             self._models.register(model.name, self.follow_masking(channel, order, work.request.session_id, model))
             order = channel.expect("order").order
         boots = Boots(order.boot_a, str(self.boot_id))
@@ -214,9 +245,9 @@ class Evaluator:
         agreed = _Agreed(masked, plan, tile, number, MaterialId(order.material_id), shared_key(order, accept))
         return (yield from self._begin(work, agreed, ahead))
 
-    def _tiles(self, model: PushedModel, request: EvaluationRequest) -> list[Tile]:
+    def _tiles(self, network: Network, request: EvaluationRequest) -> list[Tile]:
         """The image as one tile, or cut: public, the same at both servers. Raises BadInputError: too large."""
-        size, network = request.stored.size, model.network
+        size = request.stored.size
         tiles = image_tiles(request.engine, network, size.height, size.width)
         plan = session_plan(request.engine, network, tiles[0].height, tiles[0].width)
         if plan.dealt_bytes > MAX_MATERIAL_BYTES:
@@ -276,3 +307,9 @@ class Evaluator:
         return TileEvaluation(
             job, plan, masked.push_id, shape, claim=claim, channel=work.channel, abort=work.abort, workers=self._workers
         )
+
+
+def _wait(work: _Work, tiles: list[Tile]) -> Generator[str]:
+    """Until the session before is over, which the material did not wait for. Raises AccessDenied: the window has closed."""
+    if len(tiles) == 1 and (yield from work.place.evaluate()):
+        work.request.require_window()

@@ -19,10 +19,13 @@ class ServerMetrics(PartyMetrics):
         super().__init__(f"server {role.value}")
         registry = self.registry
         self.wait_seconds: Final = Histogram(
-            "darkroom_wait_seconds", "From admission to the turn, of sessions that got it.", buckets=SECONDS, registry=registry
+            "darkroom_wait_seconds", "What sessions waited whose turn began.", buckets=SECONDS, registry=registry
         )
         self.evaluation_seconds: Final = Histogram(
-            "darkroom_evaluation_seconds", "The whole turn of an evaluation that succeeded.", buckets=SECONDS, registry=registry
+            "darkroom_evaluation_seconds",
+            "The turn of an evaluation that succeeded, less waiting.",
+            buckets=SECONDS,
+            registry=registry,
         )
         self.offline_seconds: Final = Histogram(
             "darkroom_offline_seconds", "Of it, before the image was needed.", buckets=SECONDS, registry=registry
@@ -38,14 +41,14 @@ class ServerMetrics(PartyMetrics):
         self.maskings: Final = Counter("darkroom_maskings", "Times that a model's weights were masked.", registry=registry)
         Gauge("darkroom_queue_limit", "Places: one evaluates, the others wait.", registry=registry).set(turns.capacity)
         Gauge("darkroom_queue_length", "Sessions that wait.", registry=registry).set_function(lambda: turns.waiting)
-        Gauge("darkroom_evaluating", "1 while a session has the turn.", registry=registry).set_function(lambda: turns.busy)
+        Gauge("darkroom_evaluating", "1 while a session's turn goes on.", registry=registry).set_function(lambda: turns.busy)
         Gauge("darkroom_stored_objects", "Objects stored.", registry=registry).set_function(lambda: objects.usage()[0])
         Gauge("darkroom_store_bytes", "Their bytes on disk.", registry=registry).set_function(lambda: objects.usage()[1])
 
     def evaluated(
         self, seconds: float, offline_seconds: float, online_seconds: float, *, sent_bytes: int, dealt_bytes: int
     ) -> None:
-        """Count one evaluation. seconds: from the turn to the result."""
+        """Count one evaluation. seconds: from the beginning of its turn to the result, less waiting."""
         self.evaluation_seconds.observe(seconds)
         self.offline_seconds.observe(offline_seconds)
         self.online_seconds.observe(online_seconds)

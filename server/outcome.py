@@ -45,11 +45,12 @@ class Outcome(Unpicklable):
 
     @property
     def peak_rss_bytes(self) -> int:
-        """What the nursery and the workers have held at any time beside the server: with its peak an upper bound, in bytes.
+        """What the nursery and this session's workers have held at any time: with the server's own an upper bound, in bytes.
 
         It is the sum of the peaks of processes that lived at once, which need not have come at one time. Pages that the nursery
         shares with a worker are the worker's, and those of libraries, which the server maps too, the server's; where the system
-        does not tell them apart they are counted in both, as are those that two workers share.
+        does not tell them apart they are counted in both, as are those that two workers share. A session that was prepared or
+        evaluated at the same time has a worker of its own, which is not counted.
         """
         return self.nursery_peak_rss_bytes + max(self.stats.peak_rss_bytes, self.earlier_peak_rss_bytes)
 
@@ -88,11 +89,13 @@ class Evaluation(Protocol):
 
 
 Begin = Callable[[int, bool], Generator[str, None, Evaluation]]  # a tile's number, and whether another evaluation is under way
+Wait = Callable[[], Generator[str]]  # until an evaluation that is ready may go on; a second time it returns at once
 
 
-def assembled(tiles: Sequence[Tile], begin: Begin) -> Generator[str, None, Outcome]:
+def assembled(tiles: Sequence[Tile], begin: Begin, wait: Wait) -> Generator[str, None, Outcome]:
     """Evaluate each tile and put the kept parts together. Yields stages.
 
+    wait: for the session before, once the first material is here; its time is neither offline nor online.
     While one tile is evaluated, the material of the next comes. A tile with a flagged truncation is evaluated again, last, on
     fresh material: the flag is a function of openings that both servers hold, and as likely for every image
     (protocols.truncation), so repeating says nothing. Nothing else is ever repeated. Each tile's share is re-randomised by
@@ -108,6 +111,7 @@ def assembled(tiles: Sequence[Tile], begin: Begin) -> Generator[str, None, Outco
                 begun.append((left[0], (yield from begin(left.popleft(), False)), False))
             number, evaluation, ahead = begun[0]
             evaluation.get_ready(waited_since)
+            yield from wait()
             if left:
                 begun.append((left[0], (yield from begin(left.popleft(), True)), True))
             if len(tiles) > 1:

@@ -1,4 +1,4 @@
-"""An object's share as a session holds it: the header while it waits, the words when its turn has come."""
+"""An object's share as a session holds it: the header while it waits in line, the words when its turn has begun."""
 
 from proto import darkroom_pb2 as pb
 from protocols.errors import RemoteProtocolError

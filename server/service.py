@@ -1,5 +1,6 @@
 """The gRPC services of a server: `Server` for hospital and model owner, `PeerLink` (at A) for server B."""
 
+import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator
@@ -92,7 +93,7 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
             require_alive(channel, name)
 
     def drain(self) -> None:
-        """Begin nothing more: who has the turn keeps it, who waits is sent away with nothing begun."""
+        """Begin nothing more: who is evaluated or prepared ends as usual, who waits in line is sent away with nothing begun."""
         self._admission.drain()
         self._turns.drain()
         self._meeting.drain()
@@ -177,9 +178,12 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
         if len(request.noise_key) != (0 if blind else KEY_BYTES):
             raise RemoteProtocolError("blind objects are opened without a noise key, others with 32 bytes")
 
-        def share_in_window() -> bytes:
-            """The share when the turn has come, if the window is still open then."""
+        def require_window() -> None:
             verify_grant(request.grant, self._config.grant_key, object_id=object_id, caller=caller)
+
+        def share_in_window() -> bytes:
+            """The share when the turn has begun, if the window is still open then."""
+            require_window()
             return image.share()
 
         task = EvaluationRequest(
@@ -191,6 +195,7 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
             noise_key=request.noise_key,
             sigma_share=request.sigma_share,
             engine=request.engine,
+            require_window=require_window,
         )
         self._models.description(request.model)
         return task, image
@@ -199,8 +204,8 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
         yield "waiting for server B"
         channel = self._met(task.session_id, CONNECT_SECONDS, stop, place)
         try:
-            yield from place.turn()
-            return (yield from self._evaluator.lead(channel, channel.boot, task, stop))
+            yield from place.prepare()
+            return (yield from self._evaluator.lead(channel, channel.boot, task, stop, place))
         finally:
             stop.release()
             channel.close()
@@ -233,21 +238,24 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
     def _measured(self, stages: Generator[str, None, Outcome], call: CallRecord) -> Generator[pb.DenoiseReply, None, Outcome]:
         """Pass stages on as messages; log each, count and log the outcome, and return it."""
         admitted = last = monotonic()
-        waited: float | None = None
-        while True:
-            try:
-                stage = next(stages)
-            except StopIteration as end:
-                outcome: Outcome = end.value
-                break
-            now = monotonic()
-            if waited is None and not stage.startswith("waiting"):
-                waited = now - admitted
+        waited, waiting, begun = 0.0, True, False
+        try:
+            while True:
+                try:
+                    stage = next(stages)
+                except StopIteration as end:
+                    outcome: Outcome = end.value
+                    break
+                now = monotonic()
+                waited += now - last if waiting else 0.0
+                waiting = stage.startswith("waiting")  # in line, or prepared and for the session before
+                begun = begun or not waiting
+                log.debug("stage", step=stage, seconds_since_last=rounded(now - last), **call.fields)
+                last = now
+                yield pb.DenoiseReply(stage=stage)
+        finally:
+            if begun:
                 self.metrics.wait_seconds.observe(waited)
-            log.debug("stage", step=stage, seconds_since_last=rounded(now - last), **call.fields)
-            last = now
-            yield pb.DenoiseReply(stage=stage)
-        waited = waited or 0.0
         seconds = monotonic() - admitted - waited
         cost = {"sent_bytes": outcome.stats.sent_bytes, "dealt_bytes": outcome.dealt_bytes}
         self.metrics.evaluated(seconds, outcome.offline_seconds, outcome.stats.online_seconds, **cost)
@@ -349,7 +357,7 @@ class ServerService(rpc.ServerServicer, rpc.PeerLinkServicer):
 
     def _mask(self, channel: PeerChannel, session_id: str, received: Callable[[], PushedModel], place: Place) -> MaskedModel:
         order = channel.expect("order").order if self._role is Role.B else None
-        for _ in place.turn():
+        for _ in itertools.chain(place.prepare(), place.alone()):
             pass  # a model owner is told nothing while it waits
         model = received()
         if order is not None:

@@ -34,7 +34,7 @@ class StoredShare(Unpicklable):
 class ShareStore:
     """A folder of shares. Names are identifiers or checked model names, never a caller's path.
 
-    `read` takes a share into memory; `read_header` only what is public about it, so that what waits holds no share.
+    `read` takes a share into memory; `read_header` only what is public about it, so that what waits in line holds no share.
     """
 
     def __init__(self, folder: Path) -> None:

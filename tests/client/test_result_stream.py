@@ -93,3 +93,13 @@ def test_a_stage_cannot_write_to_the_terminal():
     reader.receive(pb.DenoiseReply(stage="\x1b[2Jgone\n" + "x" * 1000))
     assert reader.stage.startswith("[2Jgone")
     assert len(reader.stage) <= 80
+
+
+def test_only_what_waits_in_line_is_without_material() -> None:
+    """A server that prepared the session may have it wait once more: another attempt is the user's to decide on then."""
+    reader = ResultReader(Role.A, PackingMode.KEYED, 2, 3)
+    seen = [reader.waiting]
+    for stage in ("waiting: 1 ahead", "dealing", "waiting: 1 ahead", "evaluating"):
+        reader.receive(pb.DenoiseReply(stage=stage))
+        seen.append(reader.waiting)
+    assert seen == [True, True, False, False, False]

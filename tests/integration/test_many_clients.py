@@ -1,4 +1,7 @@
-"""Many at once, against live processes: each its own right answer, in turn; beyond the queue: busy, and when to try again."""
+"""Many at once, against live processes: each its own right answer, in turn; beyond the queue: busy, and when to try again.
+
+And two: the second is prepared while the first is evaluated.
+"""
 
 import json
 import os
@@ -94,6 +97,36 @@ def held(cluster: Simulation, config: HospitalConfig, other: Model) -> Iterator[
     yield fake
     fake.close()
     call.join()
+
+
+@pytest.mark.timeout(600)
+def test_a_session_is_prepared_while_the_one_before_is_evaluated(cluster: Simulation, config: HospitalConfig) -> None:
+    """Both wait for what their server B, which is ours, does; the second gets to openings only when the first is over."""
+    record = acquisition.store(config, picture(), sigma=SIGMA)
+    sessions = [SessionId.fresh() for _ in range(2)]
+    with FalseServerB(cluster, sessions[0], NETWORK) as first:
+        calls = [EdgeCall(cluster, denoise_request(record, Role.A, sessions[0], "tiny"))]
+        first.follow_masking()
+        get_ready(first, record)
+        first.receive_opening(0)
+        with FalseServerB(cluster, sessions[1], NETWORK, boot=first.boot) as second:
+            calls.append(EdgeCall(cluster, denoise_request(record, Role.A, sessions[1], "tiny")))
+            get_ready(second, record)
+            assert calls[1].reaches("waiting: 1 ahead")
+            assert calls[1].stages[:2] == ["waiting for server B", "dealing"]
+            assert "evaluating" not in calls[1].stages
+            first.close()
+            assert calls[1].reaches("evaluating")
+            second.receive_opening(0)
+    for call in calls:
+        call.join()
+
+
+def get_ready(fake: FalseServerB, record: ObjectRecord) -> None:
+    """Claim the material that A orders, and hear that A has its half."""
+    fake.claim(fake.accept(pb.PeerOrder.KIND_EVALUATE), record.height, record.width)
+    fake.ready()
+    assert next(fake.incoming).WhichOneof("content") == "ready"
 
 
 @pytest.mark.timeout(600)

@@ -30,6 +30,22 @@ SECONDS = 20
 
 
 @dataclass
+class Running:
+    """One session of both servers."""
+
+    threads: list
+    results: dict
+    stages: dict
+
+    def ends(self):
+        """Outcomes or errors of A and B, and their stages."""
+        for thread in self.threads:
+            thread.join(SECONDS)
+        assert not any(thread.is_alive() for thread in self.threads), "a server hangs"
+        return self.results[Role.A], self.results[Role.B], self.stages
+
+
+@dataclass
 class Site:
     """Two servers and a dealer in one process."""
 
@@ -65,11 +81,23 @@ class Site:
             "noise_key": b"",
             "sigma_share": 0,
             "engine": self.engine,
+            "require_window": lambda: None,
         }
         return EvaluationRequest(**(values | changes))
 
-    def session(self, number=1, *, during=lambda role, stage, abort: None, **changes):
-        """Both servers evaluate; their outcomes or errors. changes: of B's request."""
+    def session(self, number=1, **options):
+        """Both servers evaluate; their outcomes or errors, and stages. options: as `begin`."""
+        ended = self.begin(number, **options).ends()
+        self.require_idle()
+        return ended
+
+    def require_idle(self):
+        """No session is left, and no worker."""
+        assert not any(turns.busy or turns.waiting for turns in self.turns.values())
+        assert all(worker.stopped for workers in self.workers.values() for worker in workers.taken)
+
+    def begin(self, number=1, *, during=lambda role, stage, abort: None, **changes):
+        """Both servers evaluate, in threads. changes: of B's request."""
         channels = dict(zip(Role, joined(), strict=True))
         results, stages = {}, {role: [] for role in Role}
 
@@ -79,10 +107,10 @@ class Site:
             evaluator = self.evaluators[role]
             request = self.request(role, number, **(changes if role is Role.B else {}))
             try:
-                with self.turns[role].enter() as place:
+                with self.turns[role].enter(abort.interrupt) as place:
+                    abort.last(place.leave)
                     if role is Role.A:
-                        assert list(place.turn()) == []
-                        steps = evaluator.lead(channel, str(self.evaluators[Role.B].boot_id), request, abort)
+                        steps = self._leading(channel, request, abort, place)
                     else:
                         steps = evaluator.follow(channel, request, abort, place)
                     results[role] = self._drain(steps, role, abort, stages, during)
@@ -94,12 +122,12 @@ class Site:
         threads = [threading.Thread(target=run, args=(role,), daemon=True) for role in Role]
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join(SECONDS)
-        assert not any(thread.is_alive() for thread in threads), "a server hangs"
-        assert not any(turns.busy or turns.waiting for turns in self.turns.values())
-        assert all(worker.stopped for workers in self.workers.values() for worker in workers.taken)
-        return results[Role.A], results[Role.B], stages
+        return Running(threads, results, stages)
+
+    def _leading(self, channel, request, abort, place):
+        yield from place.prepare()
+        boot_b = str(self.evaluators[Role.B].boot_id)
+        return (yield from self.evaluators[Role.A].lead(channel, boot_b, request, abort, place))
 
     def _drain(self, steps, role, abort, stages, during):
         while True:

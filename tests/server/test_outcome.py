@@ -1,4 +1,7 @@
-"""An image of several tiles: put together in place, the next one's material coming while one is evaluated, flagged ones last."""
+"""An image of several tiles: put together in place, the next one's material coming while one is evaluated, flagged ones last.
+
+And of one tile: prepared while another session is evaluated.
+"""
 
 import threading
 from collections.abc import Generator, Sequence
@@ -55,6 +58,7 @@ class Case:
         self.events: list[str] = []
         self.image = torch.arange(8 * 20, dtype=torch.int64).view(1, 8, 20) * (1 << 40)
         self._flags, self._failing = dict(flags or {}), failing
+        self.waits, self.before = 0, []  # what the first waits yield
 
     def begin(self, number: int, ahead: bool) -> Generator[str, None, FakeEvaluation]:
         if not ahead:
@@ -63,8 +67,13 @@ class Case:
         self._flags[number] = self._flags.get(number, 0) - 1
         return FakeEvaluation(self.events, self.image, number, flagged, number == self._failing)
 
+    def wait(self) -> Generator[str]:
+        """For the session before: there is none, and `waits` counts."""
+        self.waits += 1
+        yield from self.before.pop(0) if self.before else ()
+
     def run(self, tiles: Sequence[Tile] = TILES) -> tuple[list[str], Outcome]:
-        stages, steps = [], assembled(tiles, self.begin)
+        stages, steps = [], assembled(tiles, self.begin, self.wait)
         while True:
             try:
                 stages.append(next(steps))
@@ -129,11 +138,30 @@ def test_a_failure_stops_what_was_begun() -> None:
 
 def test_an_edge_that_leaves_stops_what_was_begun() -> None:
     case = Case()
-    steps = assembled(TILES, case.begin)
+    steps = assembled(TILES, case.begin, case.wait)
     while next(steps) != "evaluating":
         pass
     steps.close()
     assert case.events == ["begin 0", "ready 0", "begin 1", "finish 0", "stop 0", "stop 1"]
+
+
+def test_a_session_waits_for_the_one_before_when_its_material_is_here_and_before_it_is_evaluated() -> None:
+    case = Case(flags={0: 1})
+    case.before = [["waiting: 1 ahead"]]
+    stages, _ = case.run(TILES[:1])
+    assert stages[:3] == ["dealing", "waiting: 1 ahead", "evaluating"]
+    assert case.waits == 2  # a repetition too, which then has nothing to wait for
+    assert case.events == ["begin 0", "ready 0", "finish 0"] * 2
+
+
+def test_a_session_that_ends_while_it_waits_for_the_one_before_gives_its_worker_back() -> None:
+    case = Case()
+    case.before = [["waiting: 1 ahead"]]
+    steps = assembled(TILES[:1], case.begin, case.wait)
+    while next(steps) != "waiting: 1 ahead":
+        pass
+    steps.close()
+    assert case.events == ["begin 0", "ready 0", "stop 0"]
 
 
 @pytest.fixture

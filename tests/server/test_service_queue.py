@@ -1,4 +1,4 @@
-"""Sessions that wait at a server: what they hold, what they are told, and what they leave behind. No sockets.
+"""Sessions that wait at a server, in line or prepared: what they hold, are told, and leave behind. No sockets.
 
 Server A's service is real, with its queue; server B's stream and the evaluation are stand-ins that the test holds back.
 """
@@ -80,17 +80,18 @@ class Call:
 
 
 class Evaluations:
-    """Stands for `Evaluator.lead`: each holds its turn until the test lets it end."""
+    """Stands for `Evaluator.lead`: each is prepared at once, and evaluated until the test lets it end."""
 
     def __init__(self):
         self.order, self.shares, self.release = [], [], threading.Semaphore(0)
         self.workers = None  # where a test looks at them
 
-    def __call__(self, channel, boot, task, stop):
-        self.order.append(task.session_id)
+    def __call__(self, channel, boot, task, stop, place):
         self.shares.append(task.image_share())
         if self.workers is not None:
             stop.watch(self.workers.take())
+        yield from place.evaluate()
+        self.order.append(task.session_id)
         yield "evaluating"
         assert self.release.acquire(timeout=SECONDS)
         stats = pb.WorkerStats(online_seconds=1.5, rounds=3, sent_bytes=100, peak_rss_bytes=1 << 50)
@@ -121,7 +122,7 @@ def evaluations(service, monkeypatch):
 
 @pytest.fixture
 def full(service, evaluations):
-    """One session has the turn, the others wait."""
+    """One session is evaluated, one is prepared, the others wait in line."""
     calls = [Call(service, 1)]
     calls[0].reaches("evaluating")
     for number in range(2, WAITING + 2):
@@ -207,36 +208,39 @@ def test_a_call_that_was_cancelled_before_it_was_looked_at_takes_no_turn(service
     assert service.wait_idle(0)
 
 
-def test_a_session_holds_no_share_while_it_waits(service, evaluations, full, monkeypatch):
+def test_a_session_holds_no_share_while_it_waits_in_line(service, evaluations, full, monkeypatch):
     reads = []
     read = service._objects.read
     monkeypatch.setattr(service._objects, "read", lambda name: reads.append(name) or read(name))
-    assert len(evaluations.shares) == 1
+    assert len(evaluations.shares) == 2  # one of them is prepared
     evaluations.release.release()
     full[1].reaches("evaluating")
+    full[2].reaches("waiting: 1 ahead")
     assert len(reads) == 1
     assert evaluations.shares[-1] == bytes(32)
 
 
 def test_an_object_that_is_deleted_or_replaced_while_its_session_waits(service, evaluations, full):
     service.Delete(pb.DeleteRequest(object_id="a" * 32), Context("client"))
-    evaluations.release.release()
-    assert full[1].ends().error.status is grpc.StatusCode.NOT_FOUND
-    full[2].ends()
+    for _ in full[:2]:
+        evaluations.release.release()
+    assert full[1].ends().header is not None  # it was prepared: an evaluation that has begun goes on
+    assert full[2].ends().error.status is grpc.StatusCode.NOT_FOUND
     store(service, Role.A)
-    running, waiting = Call(service, 7), None
-    running.reaches("evaluating")
-    waiting = Call(service, 8)
-    waiting.reaches("waiting: 1 ahead")
+    calls = [Call(service, 7)]
+    calls[0].reaches("evaluating")
+    for number in (1, 2):
+        calls.append(Call(service, 7 + number))
+        calls[-1].reaches(f"waiting: {number} ahead")
     service.Delete(pb.DeleteRequest(object_id="a" * 32), Context("client"))
     store(service, Role.A, packing=pb.PACKING_BLIND)
     evaluations.release.release()
-    assert "was replaced while the session waited" in str(waiting.ends().error)
+    assert "was replaced while the session waited" in str(calls[2].ends().error)
 
 
-def test_draining_finishes_the_session_that_has_the_turn_and_sends_the_others_away(service, evaluations, full):
+def test_draining_finishes_what_is_evaluated_or_prepared_and_sends_away_who_waits_in_line(service, evaluations, full):
     service.drain()
-    for waiting in full[1:]:
+    for waiting in full[2:]:
         error = waiting.ends().error
         assert error.status is grpc.StatusCode.ABORTED
         assert "server A is shutting down, and nothing was begun" in str(error)
@@ -247,10 +251,71 @@ def test_draining_finishes_the_session_that_has_the_turn_and_sends_the_others_aw
     with pytest.raises(Refused, match="shutting down"):
         store(service, Role.A, object_id="b" * 32)
     service.Delete(pb.DeleteRequest(object_id="a" * 32), Context("client"))  # deleting is never refused
-    evaluations.release.release()
-    assert full[0].ends().header is not None
+    for call in full[:2]:
+        evaluations.release.release()
+        assert call.ends().header is not None
     assert service.wait_idle(SECONDS)
-    assert evaluations.order == [full[0].session]
+    assert evaluations.order == [full[0].session, full[1].session]
+
+
+def test_a_model_is_masked_after_the_evaluation_under_way_and_before_the_next_session_is_prepared(
+    service, evaluations, monkeypatch
+):
+    """Else a repetition could mask the older upload anew, or a prepared session hold it."""
+    running, masking, go = Call(service, 1), threading.Event(), threading.Event()
+    running.reaches("evaluating")
+
+    def lead_masking(*_):
+        masking.set()
+        assert go.wait(SECONDS)
+
+    monkeypatch.setattr(service._evaluator, "lead_masking", lead_masking)
+
+    def push():
+        with service._turns.enter() as place:
+            service._mask(PeerChannel(Role.B, boot="b" * 32), "9" * 32, lambda: None, place)
+
+    pushing = threading.Thread(target=push, daemon=True)
+    pushing.start()
+    while service._turns.waiting < 1 or service._turns._preparing is None:
+        assert pushing.is_alive()
+    following = Call(service, 2)
+    following.reaches("waiting: 2 ahead")
+    assert not masking.is_set()
+    evaluations.release.release()
+    assert masking.wait(SECONDS)
+    following.reaches("waiting: 1 ahead")
+    assert len(evaluations.shares) == 1
+    go.set()
+    following.reaches("evaluating")
+    pushing.join(SECONDS)
+    evaluations.release.release()
+    assert following.ends().header is not None
+
+
+def test_what_a_prepared_session_waits_is_no_part_of_its_evaluation(service, evaluations, monkeypatch):
+    """By a clock that the test moves on."""
+    now = [1000.0]
+    monkeypatch.setattr(service_module, "monotonic", lambda: now[0])
+
+    def lead(*args):
+        yield "dealing"
+        return (yield from evaluations(*args))
+
+    monkeypatch.setattr(service._evaluator, "lead", lead)
+    calls = [Call(service, 1), None]
+    calls[0].reaches("evaluating")
+    calls[1] = Call(service, 2)
+    calls[1].reaches("waiting: 1 ahead")
+    now[0] += 100.0
+    evaluations.release.release()
+    calls[0].ends()
+    calls[1].reaches("evaluating")
+    now[0] += 3.0
+    evaluations.release.release()
+    calls[1].ends()
+    assert sample(service, "darkroom_wait_seconds_sum") == 100.0
+    assert sample(service, "darkroom_evaluation_seconds_sum") == 103.0  # the first's 100, of which the second was prepared
 
 
 def test_a_slow_download_holds_no_turn(service, evaluations):
