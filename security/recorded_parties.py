@@ -63,10 +63,13 @@ class _RecordedPool(WorkerPool):
     def __init__(self, pool: WorkerPool, recorder: Recorder) -> None:
         self._pool, self._recorder = pool, recorder
 
-    def take(self) -> WorkerProcess:
-        worker = self._pool.take()
+    def take(self, size: int) -> WorkerProcess:
+        worker = self._pool.take(size)
         worker.pipe = _RecordedPipe(worker.pipe, self._recorder)
         return worker
+
+    def keep_spare(self, size: int) -> None:
+        self._pool.keep_spare(size)
 
     def require_warm(self) -> None:
         self._pool.require_warm()

@@ -29,7 +29,7 @@ from server.abort import Abort
 from server.dealer_client import Batch, Boots, DealerClient
 from server.models import MaskedModel, ModelRegistry, PushedModel, WeightMasking
 from server.order import OrderTerms, check_accept, check_order, make_order, order_digest, shared_key
-from server.outcome import Outcome, assembled
+from server.outcome import Begin, Outcome, assembled
 from server.peer_channel import PeerChannel
 from server.relays import receive_opening, send_opening
 from server.tile_evaluation import TileEvaluation
@@ -156,7 +156,13 @@ class Evaluator:
         def lead_tile(number: int, ahead: bool) -> Generator[str, None, TileEvaluation]:
             return self._lead_tile(work, boots, tiles[number], number, ahead)
 
-        return (yield from assembled(tiles, lead_tile, partial(_wait, work)))
+        return (yield from self._assembled(work, tiles, lead_tile))
+
+    def _assembled(self, work: _Work, tiles: list[Tile], begin: Begin) -> Generator[str, None, Outcome]:
+        """Evaluate, and have a worker ready for the next session, unless that has one already. Yields stages."""
+        outcome = yield from assembled(tiles, begin, partial(_wait, work))
+        self._workers.keep_spare(outcome.memory_bytes)
+        return outcome
 
     def _work(
         self, request: EvaluationRequest, channel: PeerChannel, abort: Abort, place: Place
@@ -224,7 +230,7 @@ class Evaluator:
             order = next(first, None) or channel.expect("order").order
             return self._follow_tile(work, order, tiles[number], number, ahead)
 
-        return (yield from assembled(tiles, follow_tile, partial(_wait, work)))
+        return (yield from self._assembled(work, tiles, follow_tile))
 
     def _follow_tile(
         self, work: _Work, order: pb.PeerOrder, tile: Tile, number: int, ahead: bool

@@ -35,6 +35,7 @@ class Outcome(Unpicklable):
     push_id: PushId
     shape: tuple[int, int, int]
     nursery_peak_rss_bytes: int  # beside what it shares with any process, where the system tells that apart
+    memory_bytes: int  # what a worker touches for such an evaluation: its addends and what is dealt; public
     flags: int = 0  # evaluations that were repeated
     earlier_peak_rss_bytes: int = 0  # of workers that lived at once, as far as one of them has ended before this outcome's
 

@@ -3,6 +3,7 @@
 A frame is a kind, a label, a length and that many bytes; large frames are read straight into the buffer they are for.
 """
 
+import select
 import socket
 import struct
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ class Kind(IntEnum):
     RESULT = 6  # from the worker: ring words of the output share
     STATS = 7  # from the worker: WorkerStats
     FAILED = 8  # from the worker: error class and message
+    WARM = 9  # to a spare worker, before its job: label = MiB of memory to have at hand
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,10 @@ class Pipe:
         if length > MAX_FRAME_BYTES or kind not in tuple(Kind):
             raise LocalProtocolError(f"a frame of kind {kind} and {length} bytes cannot be right")
         return FrameHeader(Kind(kind), label, length)
+
+    def holds_something(self) -> bool:
+        """Whether something has come, or the other process has closed its end."""
+        return bool(select.select([self._socket], [], [], 0)[0])
 
     def receive_into(self, view: memoryview) -> None:
         """Fill the view with the announced frame, or a part of it."""

@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Final
 
 from proto import darkroom_pb2 as pb
+from protocols import ring
 from protocols.engines import SessionPlan
 from protocols.errors import PeerUnavailableError, SessionBrokenError
 from protocols.identifiers import PushId, Role
@@ -50,7 +51,8 @@ class TileEvaluation(Unpicklable):
         self._claim, self._channel, self._abort, self._workers = claim, channel, abort, workers
         self._stopped = False
         self._cancels: list[Callable[[], object]] = []
-        self._worker = workers.take()
+        self._memory = plan.dealt_bytes + ring.WORD_BYTES * sum(plan.opened_words(index) for index in range(plan.rounds))
+        self._worker = workers.take(self._memory)
         self._filler = ThreadPoolExecutor(1, thread_name_prefix="material")
         with ExitStack() as failing:
             failing.callback(self.stop)
@@ -78,7 +80,7 @@ class TileEvaluation(Unpicklable):
         self.stop()
         costs = (self._offline_seconds, self._batch.dealt_bytes, self._batch.dealer_peak_rss_bytes)
         nursery = stats.nursery_private_bytes or self._worker.nursery_peak_rss_bytes
-        return Outcome(share, stats, self._plan.engine, *costs, self._push_id, self._shape, nursery)
+        return Outcome(share, stats, self._plan.engine, *costs, self._push_id, self._shape, nursery, self._memory)
 
     @contextmanager
     def _failing(self) -> Generator[None]:

@@ -15,7 +15,7 @@ from typing import Final
 
 from protocols.errors import PeerUnavailableError
 from server.nursery_answer import ANSWER, FORKED
-from server.pipe import Pipe
+from server.pipe import Kind, Pipe
 
 NURSERY: Final = "server.nursery"
 FORK_SECONDS: Final = 120.0  # the first fork waits for the nursery's imports, on a busy machine
@@ -30,6 +30,11 @@ ALLOCATOR: Final = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
+
+# A spare worker waits with as much memory in hand as the evaluation before had touched.
+LEAST_SPARE_BYTES: Final = 64 << 20  # touching less takes no time that anybody would see
+MOST_SPARE_BYTES: Final = 1 << 30
+SPARE_SECONDS: Final = 600.0  # without another evaluation, it is given back
 
 DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ETOOMANYREFS)
 NO_WORKER: Final = "no worker process could be started"
@@ -164,6 +169,35 @@ class _Nursery:
             self._control.close()
 
 
+class _Spare:
+    """A worker that waits for a job with its memory touched; after SPARE_SECONDS without, `give_back` is called with it."""
+
+    def __init__(self, worker: WorkerProcess, size: int, give_back: Callable[["_Spare"], None]) -> None:
+        """size: of what it touches, in bytes. Raises RuntimeError: no thread can be had."""
+        self._worker = worker
+        self._size = size
+        self._patience = threading.Timer(SPARE_SECONDS, give_back, (self,))
+        self._patience.daemon = True
+        self._patience.start()
+
+    def taken(self, size: int) -> WorkerProcess | None:
+        """The worker, for an evaluation that touches so many bytes; None, and it is ended, where it has ended or touched more."""
+        self._no_more_patience()
+        if self._size <= size and self._worker.running:
+            return self._worker
+        self._worker.stop()
+        return None
+
+    def end(self) -> None:
+        """End the worker."""
+        self._no_more_patience()
+        self._worker.stop()
+
+    def _no_more_patience(self) -> None:
+        self._patience.cancel()
+        del self._patience  # which refers to us: the worker's descriptors would stay until somebody looks for cycles
+
+
 class WorkerPool:
     """Hands out fresh workers. Safe for several threads: none waits for one that waits for a fork, except to fork."""
 
@@ -173,13 +207,74 @@ class WorkerPool:
         self._lock = threading.Lock()
         self._nursery = _Nursery(module)
         self._closed = False
+        self._spare: _Spare | None = None
+        self._maker: threading.Thread | None = None  # of the spare one
+        self._given_out: weakref.WeakSet[WorkerProcess] = weakref.WeakSet()
         self.on_restart: Callable[[], None] = lambda: None  # called where the nursery had ended by itself
 
-    def take(self) -> WorkerProcess:
-        """A fresh worker; the caller stops it.
+    def take(self, size: int) -> WorkerProcess:
+        """A worker that had no job yet: the spare one, or a fresh one. The caller stops it.
 
-        Raises PeerUnavailableError: the system gives no process, or no descriptor, or we are closed.
+        size: bytes that its evaluation will touch. A spare one that has touched more is not used: what an evaluation reports as
+        its peak says nothing of the one before. Raises PeerUnavailableError: the system gives no process, or no descriptor, or
+        we are closed.
         """
+        if (maker := self._maker) is not None:
+            maker.join()  # it waits for a fork at most, as we should have to
+        worker = None
+        with self._lock:
+            spare, self._spare = self._spare, None
+        if spare is not None:
+            worker = spare.taken(size)
+        if worker is None:
+            worker = self._fresh()
+        self._given_out.add(worker)
+        return worker
+
+    def keep_spare(self, size: int) -> None:
+        """Have a worker ready for the next evaluation, that has touched `size` bytes by then; in the background.
+
+        A worker is a process of its own that begins with no memory, and a first touch of a page is dear. None is made while
+        another evaluation holds memory. Where none can be had, the next evaluation does without.
+        """
+        if size < LEAST_SPARE_BYTES or any(worker.running for worker in list(self._given_out)):
+            return
+        with self._lock:
+            if self._closed or self._spare is not None or (self._maker is not None and self._maker.is_alive()):
+                return
+            self._maker = threading.Thread(
+                target=self._make_spare, args=(min(size, MOST_SPARE_BYTES),), name="spare", daemon=True
+            )
+            try:
+                self._maker.start()
+            except RuntimeError:  # no thread can be had
+                self._maker = None
+
+    def _make_spare(self, size: int) -> None:
+        try:
+            worker = self._fresh()
+        except PeerUnavailableError:
+            return
+        try:
+            worker.pipe.send(Kind.WARM, label=(size - size // 8) >> 20)  # not all of it lives at once
+            spare = _Spare(worker, size, self._give_back)
+            with self._lock:
+                if not self._closed:
+                    self._spare = spare
+                    return
+            spare.end()
+        except (OSError, RuntimeError):
+            worker.stop()
+
+    def _give_back(self, spare: "_Spare") -> None:
+        """End this spare worker, if it still is one."""
+        with self._lock:
+            if self._spare is not spare:
+                return
+            self._spare = None
+        spare.end()
+
+    def _fresh(self) -> WorkerProcess:
         nursery = self._nursery
         try:
             return nursery.fork()
@@ -203,7 +298,10 @@ class WorkerPool:
         """End the nursery, and with it every worker. None is started after."""
         with self._lock:
             self._closed = True
+            spare, self._spare = self._spare, None
             self._nursery.close()
+        if spare is not None:
+            spare.end()
 
     def _replaced(self, ended: _Nursery) -> _Nursery:
         """The one after this nursery, which is ended; who asks first starts it.

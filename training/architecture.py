@@ -23,6 +23,7 @@ from protocols.network import IMAGE_WIRE, Network
 WEIGHT_FRAC_BITS: Final = 10  # halves the flags of 11 for 0.01 dB; with 9, inner wires need more bits than that saves
 BRANCH_GAIN: Final = 0.1  # a branch starts as a small correction: products of unscaled branches diverge
 BRANCH_END: Final = "project"
+INNER: Final = "block"  # how the blocks of a flat network, or at the lower resolution of a U, are called
 WEIGH: Final = "weigh"  # the convolution of a channel attention
 BLOCKS: Final = ("nafnet", "gate", "direct")
 
@@ -31,6 +32,7 @@ BLOCKS: Final = ("nafnet", "gate", "direct")
 class GatedShape:
     """One member of the family.
 
+    kernel: of the blocks' spatial convolutions; of direct blocks in a U, those at the lower resolution, where the others have 3.
     factor: of the pixel-unshuffle at the entry. block: one of BLOCKS. outer: blocks at the entry's resolution on each side of
     a U, whose `blocks` then lie at half of it with twice the channels; 0 is a flat network. attention: 1 weighs the channels
     of every gate by a linear function of their means over the plane (NAFNet's simplified channel attention).
@@ -72,7 +74,7 @@ def gated_network(shape: GatedShape) -> Network:
         last = _row(layers, "left", last, shape.outer, shape.channels, shape)
         skip = last
         layers.append(Conv("down", last, 2 * shape.channels, kernel=2, stride=2))
-        last = _row(layers, "block", "down", shape.blocks, 2 * shape.channels, shape)
+        last = _row(layers, INNER, "down", shape.blocks, 2 * shape.channels, shape)
         layers += [
             Conv("rise", last, 4 * shape.channels, kernel=1),
             PixelShuffle("up", "rise", 2),
@@ -80,7 +82,7 @@ def gated_network(shape: GatedShape) -> Network:
         ]
         last = _row(layers, "right", "joined", shape.outer, shape.channels, shape)
     else:
-        last = _row(layers, "block", last, shape.blocks, shape.channels, shape)
+        last = _row(layers, INNER, last, shape.blocks, shape.channels, shape)
     layers += [
         Conv(f"exit.{BRANCH_END}", last, shape.factor**2, kernel=3, padding=1),
         PixelShuffle("correction", f"exit.{BRANCH_END}", shape.factor),
@@ -137,8 +139,9 @@ def _gate(out: str, source: str, channels: int, shape: GatedShape) -> list[Layer
 def _direct(out: str, source: str, channels: int, shape: GatedShape) -> list[Layer]:
     """A full convolution and a gate, whose output is the branch: 3 wires a channel, two rounds."""
     weighed, attention = _attention(f"{out}.gate", channels, shape)
+    kernel = shape.kernel if out.startswith(INNER) else 3
     return [
-        Conv(f"{out}.filter", source, 2 * channels, kernel=shape.kernel, padding=shape.kernel // 2),
+        Conv(f"{out}.filter", source, 2 * channels, kernel=kernel, padding=kernel // 2),
         Gate(f"{out}.gate", f"{out}.filter"),
         *attention,
         Add(out, source, weighed),

@@ -39,7 +39,7 @@ def export_model(path: Path, network: Network, checkpoint: Checkpoint, series: S
         USUAL: _rounded_up(bounds.usual),
         "bound_patterns": f"{bounds.patterns:.3f}",
         "bound_slices": f"{bounds.slices:.3f}",
-        "bound_ascent": f"{bounds.ascent:.3f}",
+        "bound_ascent": f"{bounds.ascent:.3f}" if bounds.searches else "not searched",
         "rounding_error": f"{ranged.error:.3g}",
         "expected_flags_512": f"{ranged.expected_flags(512, 512):.3g}",
         "steps": str(checkpoint.step),

@@ -44,6 +44,12 @@ class Report:
         """Plain values, for a file."""
         return asdict(self)
 
+    def _ascent(self) -> str:
+        bounds = self.bounds
+        if not bounds.searches:
+            return "none searched by gradient ascent, as nothing multiplies wires"
+        return f"{bounds.ascent:.2f} by gradient ascent ({bounds.escapes} of {bounds.searches} searches went beyond {ESCAPE:g})"
+
     def to_markdown(self) -> str:
         """Tables as the model card shows them."""
         cost, exact = self.cost, self.exactness
@@ -62,8 +68,7 @@ class Report:
             "",
             f"Wrong noise level (true {TRUE_SIGMA:g}): {wrong}.",
             f"Largest wire: {self.bounds.patterns:.2f} over hostile patterns, {self.bounds.slices:.2f} over noisy slices, "
-            f"{self.bounds.ascent:.2f} by gradient ascent ({self.bounds.escapes} of {self.bounds.searches} searches went beyond "
-            f"{ESCAPE:g}); the file states {self.stated_bound:.2f}. By kind: {kinds}.",
+            f"{self._ascent()}; the file states {self.stated_bound:.2f}. By kind: {kinds}.",
             f"By wire: {', '.join(f'{name} {value:.2f}' for name, value in self.bounds.wires.items())}.",
             f"Conditioning: an error e on all channels of a layer moves an output pixel by at most "
             f"{self.conditioning.one_layer:.2f} e, in all layers at once by {self.conditioning.all_layers:.2f} e.",

@@ -191,11 +191,15 @@ class FakeWorkers:
         self.log = []
         self.jobs = []
         self.taken = []
+        self.spares = []
         self.arrivals = threading.Semaphore(0)
 
-    def take(self):
+    def take(self, _=0):
         self.taken.append(FakeWorker(self.log, self.behaviour, self.jobs, self.arrivals))
         return self.taken[-1]
+
+    def keep_spare(self, size):
+        self.spares.append(size)
 
     def require_warm(self):
         """There is always one."""

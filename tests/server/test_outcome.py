@@ -45,7 +45,7 @@ class FakeEvaluation:
         window = self._image[:, tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
         share = b"" if self._flagged else ring.to_bytes(window.contiguous())
         stats = pb.WorkerStats(flags=int(self._flagged), sent_bytes=10, peak_rss_bytes=PEAKS[self._number])
-        return Outcome(share, stats, MASKED, 1.0, 5, 7, PUSH, tuple(window.shape), NURSERY_PEAK)
+        return Outcome(share, stats, MASKED, 1.0, 5, 7, PUSH, tuple(window.shape), NURSERY_PEAK, memory_bytes=0)
 
     def stop(self) -> None:
         self._events.append(f"stop {self._number}")

@@ -4,12 +4,12 @@ ends. Two servers joined in memory with fake workers, which flag as the test say
 
 import pytest
 
-from protocols.engines import MASKED
+from protocols.engines import MASKED, session_plan
 from protocols.errors import PeerUnavailableError, RemoteProtocolError
 from protocols.identifiers import MaterialId, Role
 from server.outcome import MAX_REPEATS
 from server.pipe import Kind, Pipe
-from tests.server.joined_servers import Site
+from tests.server.joined_servers import NETWORK, Site
 
 REPEATING = "repeating: a truncation was flagged"
 
@@ -102,6 +102,17 @@ def test_costs_are_added_up_and_peaks_are_not(site):
         assert outcome.offline_seconds > 0
         assert outcome.peak_rss_bytes == 300 + 1000 + 4  # nursery and last worker, the fake one's fourth: one at a time
         assert (outcome.shape, outcome.engine, outcome.push_id) == (one.shape, one.engine, one.push_id)
+
+
+def test_a_spare_worker_is_asked_for_after_each_session_with_the_memory_of_its_plan(site):
+    """Not in between: a repetition, or a tile, comes at once."""
+    for workers in site.workers.values():
+        workers.spares.clear()
+    flag(site, 1)
+    site.session(2)
+    plan = session_plan(MASKED, NETWORK, 8, 9)
+    memory = plan.dealt_bytes + 8 * sum(plan.opened_words(index) for index in range(plan.rounds))
+    assert [workers.spares for workers in site.workers.values()] == 2 * [[memory]]
 
 
 def test_what_the_nursery_shares_with_the_worker_is_counted_once(site):

@@ -95,7 +95,9 @@ class Evaluations:
         yield "evaluating"
         assert self.release.acquire(timeout=SECONDS)
         stats = pb.WorkerStats(online_seconds=1.5, rounds=3, sent_bytes=100, peak_rss_bytes=1 << 50)
-        return Outcome(bytes(8), stats, "masked", 0.5, 40, 0, PushId("5" * 32), (1, 8, 9), nursery_peak_rss_bytes=1 << 51)
+        return Outcome(
+            bytes(8), stats, "masked", 0.5, 40, 0, PushId("5" * 32), (1, 8, 9), nursery_peak_rss_bytes=1 << 51, memory_bytes=0
+        )
 
 
 @pytest.fixture

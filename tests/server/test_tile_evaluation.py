@@ -50,8 +50,8 @@ class OneWorker(FakeWorkers):
         super().__init__()
         self._end = end
 
-    def take(self):
-        worker = super().take()
+    def take(self, size):
+        worker = super().take(size)
         worker.pipe = Pipe(self._end)
         return worker
 

@@ -391,3 +391,32 @@ def test_what_is_computed_ahead_is_a_times_delta(zero_engine):
     a, c = (plain.take(type(item))[2].a, ahead.take(type(item))[2].c)
     again = PartyMaterial(Role.A, PLAN, seeds[Role.A]).take(type(item))[2].c
     assert torch.equal(c, again + ring.conv2d(a, 3 * masks["c.weight"], item.geometry))
+
+
+# --- memory ahead of a job ---
+
+
+class BusyPipe:
+    """A job is there from the third look on."""
+
+    def __init__(self):
+        self._looks = 0
+
+    def holds_something(self):
+        self._looks += 1
+        return self._looks > 2
+
+
+def test_touching_memory_ends_when_a_job_comes(monkeypatch):
+    memory = torch.ones(5 * worker.WARM_BLOCK_BYTES, dtype=torch.uint8)
+    monkeypatch.setattr(worker.torch, "empty", lambda size, dtype: memory[:size])
+    worker.warm(BusyPipe(), memory.numel())
+    assert memory.view(5, -1).amax(dim=1).tolist() == [0, 0, 1, 1, 1]
+
+
+def test_memory_that_there_is_not_is_not_touched(monkeypatch):
+    def refused(size, dtype):
+        raise RuntimeError(f"DefaultCPUAllocator: can't allocate memory: you tried to allocate {size} bytes")
+
+    monkeypatch.setattr(worker.torch, "empty", refused)
+    worker.warm(BusyPipe(), 1 << 30)

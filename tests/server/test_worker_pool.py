@@ -8,9 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -19,6 +21,7 @@ import pytest
 from protocols.errors import PeerUnavailableError
 from server import worker_pool
 from server.nursery_answer import ANSWER, FAILED
+from server.pipe import Kind
 from server.worker_pool import WorkerPool, WorkerProcess
 from tests.server import idle_nursery
 from tests.server.joined_workers import ROOT, Processes
@@ -31,7 +34,7 @@ import sys
 from server.worker_pool import WorkerPool
 from tests.server.test_worker_pool import IDLE, pid
 pool = WorkerPool(IDLE)
-workers = [pool.take(), pool.take()]
+workers = [pool.take(0), pool.take(0)]
 print(pool._nursery._process.pid, *map(pid, workers), flush=True)
 sys.stdin.read()
 """
@@ -62,7 +65,7 @@ def until(condition):
 
 
 def test_each_evaluation_has_a_process_of_its_own_that_the_nursery_forked(pool):
-    first, second = pool.take(), pool.take()
+    first, second = pool.take(0), pool.take(0)
     assert pid(first) != pid(second)
     assert {psutil.Process(pid(worker)).ppid() for worker in (first, second)} == {nursery_of(pool)}
     for worker in (first, second):
@@ -71,14 +74,14 @@ def test_each_evaluation_has_a_process_of_its_own_that_the_nursery_forked(pool):
 
 def test_a_worker_comes_with_what_its_nursery_has_held(pool):
     """The kernel counts in batches."""
-    worker = pool.take()
+    worker = pool.take(0)
     held = psutil.Process(nursery_of(pool)).memory_info().rss
     assert 0.95 * held < worker.nursery_peak_rss_bytes < 4 * held
     worker.stop()
 
 
 def test_stopping_ends_the_process_whatever_it_does_and_leaves_nothing_of_it(pool):
-    worker = pool.take()
+    worker = pool.take(0)
     number = pid(worker)
     os.kill(number, signal.SIGSTOP)
     worker.stop()
@@ -88,7 +91,7 @@ def test_stopping_ends_the_process_whatever_it_does_and_leaves_nothing_of_it(poo
 
 
 def test_killing_from_another_thread_wakes_its_owner_who_stops_it_after_all(pool):
-    worker = pool.take()
+    worker = pool.take(0)
     assert not worker.ended(0.01)
     os.kill(pid(worker), signal.SIGSTOP)
     worker.kill()
@@ -102,10 +105,10 @@ def test_killing_from_another_thread_wakes_its_owner_who_stops_it_after_all(pool
 def test_a_nursery_that_was_killed_is_replaced_and_its_workers_end(pool):
     restarts = []
     pool.on_restart = lambda: restarts.append(1)
-    orphan, dead = pool.take(), nursery_of(pool)
+    orphan, dead = pool.take(0), nursery_of(pool)
     os.kill(dead, signal.SIGKILL)
     assert orphan.ended(SECONDS)
-    worker = pool.take()
+    worker = pool.take(0)
     assert nursery_of(pool) != dead
     assert worker.running
     assert len(restarts) == 1
@@ -122,7 +125,7 @@ def test_a_nursery_that_ended_is_told_once_replaced_and_counted(pool):
         pool.require_warm()
     pool.require_warm()  # told once
     assert len(restarts) == 1
-    worker = pool.take()
+    worker = pool.take(0)
     assert worker.running
     worker.stop()
 
@@ -178,23 +181,23 @@ def test_a_system_without_processes_is_told(lacking, pairs):
     poor = lacking(idle_nursery.NO_PROCESS)
     pairs.clear()
     with pytest.raises(PeerUnavailableError, match="no worker process could be started .*too many processes"):
-        poor.take()
+        poor.take(0)
     assert [end.fileno() for pair in pairs for end in pair] == [-1, -1]  # closed here, not when it is collected
     poor.require_warm()  # the nursery goes on
 
 
 def test_a_server_without_descriptors_says_so_and_its_workers_run_on(pool):
-    worker, before = pool.take(), nursery_of(pool)
+    worker, before = pool.take(0), nursery_of(pool)
     with without_descriptors(), pytest.raises(PeerUnavailableError, match="no worker process .*limit of open files"):
-        pool.take()
+        pool.take(0)
     assert worker.running
-    pool.take().stop()
+    pool.take(0).stop()
     assert nursery_of(pool) == before
     worker.stop()
 
 
 def test_a_pidfd_that_finds_no_room_is_told_and_the_workers_run_on(pool, monkeypatch):
-    worker, before, received = pool.take(), nursery_of(pool), socket.recv_fds
+    worker, before, received = pool.take(0), nursery_of(pool), socket.recv_fds
 
     def truncated(*arguments):
         answer, descriptors, *rest = received(*arguments)
@@ -205,10 +208,10 @@ def test_a_pidfd_that_finds_no_room_is_told_and_the_workers_run_on(pool, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(socket, "recv_fds", truncated)
         with pytest.raises(PeerUnavailableError, match="limit of open files"):
-            pool.take()
+            pool.take(0)
     assert worker.running
     until(lambda: len(psutil.Process(before).children()) == 1)  # the one whose pidfd was lost has ended
-    pool.take().stop()
+    pool.take(0).stop()
     assert nursery_of(pool) == before
     worker.stop()
 
@@ -221,12 +224,12 @@ def test_a_nursery_that_the_system_refuses_is_told_and_started_when_it_can_be(po
     until(lambda: not pool._nursery.running)
     with without_descriptors(), pytest.raises(PeerUnavailableError, match="could not be started .*limit of open files"):
         pool.require_warm()
-    for ask in (pool.require_warm, pool.take, lambda: WorkerPool(IDLE)):
+    for ask in (pool.require_warm, partial(pool.take, 0), lambda: WorkerPool(IDLE)):
         with monkeypatch.context() as patch:
             patch.setattr(subprocess, "Popen", refused)
             with pytest.raises(PeerUnavailableError, match="could not be started .*out of memory"):
                 ask()
-    pool.take().stop()
+    pool.take(0).stop()
 
 
 def test_a_second_fork_that_is_refused_leaves_the_new_nursery_to_the_others(pool, pairs):
@@ -234,16 +237,16 @@ def test_a_second_fork_that_is_refused_leaves_the_new_nursery_to_the_others(pool
     until(lambda: not pool._nursery.running)
     pairs.refused = 2  # the first worker's and the new nursery's
     with pytest.raises(PeerUnavailableError, match="limit of open files"):
-        pool.take()
+        pool.take(0)
     pairs.refused = None
     started = pool._nursery
     assert started.running
-    pool.take().stop()
+    pool.take(0).stop()
     assert pool._nursery is started
 
 
 def test_an_answer_that_comes_late_goes_to_nobody(pool):
-    pool.take().stop()
+    pool.take(0).stop()
     nursery, hung = pool._nursery, nursery_of(pool)
     nursery._control.settimeout(0.1)
     os.kill(hung, signal.SIGSTOP)
@@ -253,31 +256,31 @@ def test_an_answer_that_comes_late_goes_to_nobody(pool):
     assert select.select([nursery._control], [], [], SECONDS)[0]
     with pytest.raises(worker_pool._NurseryEndedError):
         nursery.fork()
-    worker = pool.take()
+    worker = pool.take(0)
     assert nursery_of(pool) != hung
     worker.stop()
 
 
 def test_a_request_that_lacks_its_descriptor_is_refused_and_the_workers_run_on(pool):
-    worker, before = pool.take(), nursery_of(pool)
+    worker, before = pool.take(0), nursery_of(pool)
     with without_descriptors(before), pytest.raises(PeerUnavailableError, match="limit of open files"):
-        pool.take()
+        pool.take(0)
     pool._nursery._control.send(b"w")
     assert ANSWER.unpack(pool._nursery._control.recv(ANSWER.size)) == (FAILED, errno.EMFILE)
     assert worker.running
-    pool.take().stop()
+    pool.take(0).stop()
     assert nursery_of(pool) == before
     worker.stop()
 
 
 def test_a_worker_without_a_pidfd_is_ended_and_the_others_run_on(lacking):
     pool = lacking(idle_nursery.NO_SECOND_PIDFD)
-    worker, before = pool.take(), nursery_of(pool)
+    worker, before = pool.take(0), nursery_of(pool)
     with pytest.raises(PeerUnavailableError, match="limit of open files"):
-        pool.take()
+        pool.take(0)
     assert worker.running
     until(lambda: [child.pid for child in psutil.Process(before).children()] == [pid(worker)])
-    pool.take().stop()
+    pool.take(0).stop()
     assert nursery_of(pool) == before
     worker.stop()
 
@@ -285,7 +288,7 @@ def test_a_worker_without_a_pidfd_is_ended_and_the_others_run_on(lacking):
 def test_a_nursery_has_no_copy_of_a_workers_pipe_when_it_has_answered(lacking):
     """With one, the server would not see the pipe's end when the worker ends."""
     pool = lacking(idle_nursery.STOPS_WHEN_IT_HAS_ANSWERED)
-    worker, nursery = pool.take(), nursery_of(pool)
+    worker, nursery = pool.take(0), nursery_of(pool)
     until(lambda: psutil.Process(nursery).status() == "stopped")
     os.kill(pid(worker), signal.SIGKILL)
     assert worker.ended(SECONDS)
@@ -296,7 +299,7 @@ def test_a_nursery_has_no_copy_of_a_workers_pipe_when_it_has_answered(lacking):
 
 
 def test_closing_the_pool_ends_nursery_and_workers(pool):
-    worker, nursery = pool.take(), pool._nursery
+    worker, nursery = pool.take(0), pool._nursery
     pool.close()
     assert worker.ended(SECONDS)
     assert not nursery.running
@@ -305,11 +308,11 @@ def test_closing_the_pool_ends_nursery_and_workers(pool):
 
 
 def test_a_hung_nursery_holds_up_neither_the_health_check_nor_the_end(pool):
-    pool.take().stop()
+    pool.take(0).stop()
     hung = nursery_of(pool)
     os.kill(hung, signal.SIGSTOP)
     with ThreadPoolExecutor(1) as other:
-        waiting = other.submit(pool.take)
+        waiting = other.submit(partial(pool.take, 0))
         until(pool._nursery._asking.locked)
         pool.require_warm()
         pool.close()
@@ -322,7 +325,7 @@ def test_a_closed_pool_starts_nothing(pool):
     pool.close()
     closed = nursery_of(pool)
     with pytest.raises(PeerUnavailableError, match="stopping"):
-        pool.take()
+        pool.take(0)
     assert nursery_of(pool) == closed
 
 
@@ -330,9 +333,9 @@ def test_a_nursery_that_cannot_start_is_told(pool):
     pool._module = "tests.server.no_such_nursery"
     os.kill(nursery_of(pool), signal.SIGKILL)
     with pytest.raises(PeerUnavailableError, match="does not start"):
-        pool.take()
+        pool.take(0)
     pool._module = IDLE
-    pool.take().stop()
+    pool.take(0).stop()
 
 
 def test_several_threads_that_find_the_nursery_ended_start_one(pool):
@@ -340,18 +343,18 @@ def test_several_threads_that_find_the_nursery_ended_start_one(pool):
     pool.on_restart = lambda: restarts.append(1)
     os.kill(nursery_of(pool), signal.SIGKILL)
     with ThreadPoolExecutor(8) as others:
-        for worker in others.map(lambda _: pool.take(), range(8)):
+        for worker in others.map(lambda _: pool.take(0), range(8)):
             assert worker.running
             worker.stop()
     assert len(restarts) == 1
 
 
 def test_descriptors_of_workers_are_given_back(pool):
-    pool.take().stop()
+    pool.take(0).stop()
     held = set(os.listdir("/proc/self/fd"))
     in_nursery = psutil.Process(nursery_of(pool)).num_fds()
     for _ in range(30):
-        pool.take().stop()
+        pool.take(0).stop()
     assert len(set(os.listdir("/proc/self/fd")) - held) <= 2
     until(lambda: psutil.Process(nursery_of(pool)).num_fds() <= in_nursery)
 
@@ -371,16 +374,16 @@ def test_nothing_outlives_a_server_that_is_killed(number):
 def test_ctrl_c_does_not_end_the_nursery(pool):
     """During its imports it would: a terminal's goes to the server's process group alone."""
     assert os.getpgid(nursery_of(pool)) != os.getpgrp()
-    pool.take().stop()
+    pool.take(0).stop()
     os.kill(nursery_of(pool), signal.SIGINT)
-    worker = pool.take()
+    worker = pool.take(0)
     assert worker.running
     worker.stop()
 
 
 def test_the_nursery_has_no_grpc_and_one_thread(pool):
     """What else ran in it would be lost in a fork, locks held."""
-    worker = pool.take()
+    worker = pool.take(0)
     maps = Path(f"/proc/{nursery_of(pool)}/maps").read_text()
     assert "libtorch" in maps
     assert "cygrpc" not in maps
@@ -393,7 +396,7 @@ def test_a_nursery_with_a_second_thread_forks_nothing(monkeypatch):
     monkeypatch.setenv(idle_nursery.SECOND_THREAD, "1")  # of the one that replaces it too
     threaded = WorkerPool(IDLE)
     with pytest.raises(PeerUnavailableError, match="does not start"):
-        threaded.take()
+        threaded.take(0)
     threaded.close()
 
 
@@ -418,3 +421,133 @@ def test_a_worker_leaves_no_core_and_ends_with_its_server():
     pipe.close()
     processes.wait()
     assert process.returncode == 0
+
+
+# --- the spare worker ---
+
+MEGABYTE = 1 << 20
+
+
+def spare_of(pool: WorkerPool) -> WorkerProcess:
+    until(lambda: pool._spare is not None)
+    return pool._spare._worker
+
+
+def held(worker: WorkerProcess) -> int:
+    return psutil.Process(pid(worker)).memory_info().rss
+
+
+def test_the_next_evaluation_finds_a_worker_that_has_touched_its_memory():
+    pool = WorkerPool()  # of workers that do their work
+    try:
+        cold = pool.take(0)
+        before = held(cold)
+        pool.keep_spare(200 * MEGABYTE)
+        assert pool._maker is None  # not beside a worker that holds memory
+        cold.stop()
+        pool.keep_spare(200 * MEGABYTE)
+        pool.keep_spare(200 * MEGABYTE)  # there is one, or there will be
+        spare = spare_of(pool)
+        until(lambda: held(spare) > before + 170 * MEGABYTE)
+        taken, other = pool.take(200 * MEGABYTE), pool.take(200 * MEGABYTE)
+        assert taken is spare
+        assert pid(other) != pid(taken)  # one evaluation each
+        taken.pipe.send(Kind.JOB, b"no job")
+        assert taken.ended(SECONDS)  # of what is no job: it had been waiting for one
+    finally:
+        pool.close()
+
+
+def test_who_comes_while_the_spare_worker_is_made_gets_it(pool, monkeypatch):
+    """And no second one, beside which it would touch its memory."""
+    asked, answer, fresh = threading.Event(), threading.Event(), pool._fresh
+
+    def slow():
+        asked.set()
+        assert answer.wait(SECONDS)
+        return fresh()
+
+    monkeypatch.setattr(pool, "_fresh", slow)
+    pool.keep_spare(100 * MEGABYTE)
+    assert asked.wait(SECONDS)
+    with ThreadPoolExecutor(1) as other:
+        taken = other.submit(pool.take, 100 * MEGABYTE)
+        answer.set()
+        worker = taken.result(SECONDS)
+    assert [child.pid for child in psutil.Process(nursery_of(pool)).children()] == [pid(worker)]
+    assert pool._spare is None
+
+
+def test_a_smaller_evaluation_does_not_take_a_worker_that_has_touched_more(pool):
+    """What it reports as its peak would tell its edge how large the evaluation before was."""
+    pool.keep_spare(200 * MEGABYTE)
+    spare = spare_of(pool)
+    worker = pool.take(200 * MEGABYTE - 1)
+    assert worker is not spare
+    assert spare.ended(SECONDS)
+
+
+@pytest.mark.parametrize(("size", "made"), [(worker_pool.LEAST_SPARE_BYTES - 1, 0), (worker_pool.LEAST_SPARE_BYTES, 1)])
+def test_little_memory_is_not_worth_a_spare_worker(pool, monkeypatch, size, made):
+    sizes = []
+    monkeypatch.setattr(pool, "_make_spare", sizes.append)
+    pool.keep_spare(size)
+    if pool._maker is not None:
+        pool._maker.join()
+    assert sizes == made * [size]
+
+
+def test_a_spare_worker_that_has_ended_is_not_handed_out(pool):
+    pool.keep_spare(100 * MEGABYTE)
+    spare = spare_of(pool)
+    os.kill(pid(spare), signal.SIGKILL)
+    assert spare.ended(SECONDS)
+    worker = pool.take(100 * MEGABYTE)
+    assert worker is not spare
+    assert worker.running
+
+
+def test_a_spare_worker_is_given_back_after_a_while(pool, monkeypatch):
+    monkeypatch.setattr(worker_pool, "SPARE_SECONDS", 0.01)
+    made, forked = [], pool._fresh
+    monkeypatch.setattr(pool, "_fresh", lambda: made.append(forked()) or made[-1])
+    pool.keep_spare(100 * MEGABYTE)
+    until(lambda: made and not made[0].running)
+    until(lambda: pool._spare is None)
+
+
+def test_spare_workers_leave_no_thread_and_no_descriptor(pool):
+    def round_of_one():
+        pool.keep_spare(100 * MEGABYTE)
+        spare_of(pool)
+        pool.take(100 * MEGABYTE).stop()
+
+    round_of_one()
+    threads, descriptors = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        round_of_one()
+    until(lambda: threading.active_count() <= threads)
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
+
+
+def test_a_spare_worker_ends_with_its_pool_and_one_that_comes_later_at_once(pool, monkeypatch):
+    pool.keep_spare(100 * MEGABYTE)
+    spare, late = spare_of(pool), pool._fresh()
+    pool.close()
+    assert spare.ended(SECONDS)
+    stopped = []
+    monkeypatch.setattr(late, "stop", lambda: stopped.append(late))
+    monkeypatch.setattr(late.pipe, "send", lambda *_, **__: None)
+    monkeypatch.setattr(pool, "_fresh", lambda: late)
+    pool._make_spare(100 * MEGABYTE)  # which was asked for before
+    assert stopped == [late]
+    assert pool._spare is None
+
+
+def test_without_a_process_there_is_no_spare_worker_and_nobody_is_told(pool, monkeypatch):
+    def refused():
+        raise PeerUnavailableError("no process")
+
+    monkeypatch.setattr(pool, "_fresh", refused)
+    pool._make_spare(100 * MEGABYTE)
+    assert pool._spare is None

@@ -9,6 +9,7 @@ from client.model_file import load_model, save_model
 from protocols.errors import ConfigurationError
 from protocols.fixed_point import FRAC_BITS, decode, encode
 from protocols.float_evaluation import evaluate_float
+from protocols.layers import Conv
 from protocols.masked_plan import masked_plan
 from protocols.network import Network
 from protocols.oracle import evaluate_oracle
@@ -118,3 +119,9 @@ def test_dncnn_has_the_published_size() -> None:
     assert cost.macs_per_pixel == convs + 16 * 64  # and the selection of each ReLU
     out = evaluate_float(network, initial_weights(network, 0), torch.rand(1, 1, 9, 12), torch.tensor([0.1]))
     assert out.shape == (1, 1, 9, 12)
+
+
+def test_larger_kernels_of_a_u_lie_where_they_are_cheap() -> None:
+    network = gated_network(GatedShape(channels=4, blocks=2, block="direct", outer=1, kernel=5))
+    kernels = {layer.out: layer.kernel for layer in network.layers if isinstance(layer, Conv) and layer.out.endswith(".filter")}
+    assert kernels == {"left1.filter": 3, "block1.filter": 5, "block2.filter": 5, "right1.filter": 3}

@@ -1,5 +1,7 @@
 """A run begins with another's best weights; what cannot be begun with is refused, with what to do."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,14 +9,31 @@ import torch
 from typer.testing import CliRunner
 
 from protocols.errors import BadInputError, ConfigurationError
+from protocols.float_evaluation import evaluate_float
 from tests.training.tiny_run import tiny_config
 from training import bounds
 from training.__main__ import app
-from training.architecture import GatedShape, gated_network
-from training.checkpoint import Checkpoint, load_checkpoint
+from training.architecture import GatedShape, gated_network, initial_weights
+from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.start import start_weights
 
 AT_REST = "learning_rate = 0.0\nfinal_learning_rate = 0.0"  # steps that change nothing
+
+EMPTY = Checkpoint(
+    fingerprint="",
+    step=0,
+    weights={},
+    average={},
+    optimiser=[],
+    best={},
+    best_psnr_db=-math.inf,
+    usual_loss=math.inf,
+    rate_scale=1.0,
+    restores=0,
+    skipped=0,
+    seconds=0.0,
+    cpu_seconds=0.0,
+)
 
 
 class Runs:
@@ -96,3 +115,20 @@ def test_a_folder_without_a_run_is_no_start(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(b"half of one")
     with pytest.raises(BadInputError, match="not a readable checkpoint"):
         start_weights(tmp_path, gated_network(GatedShape(channels=4, blocks=1)))
+
+
+def test_a_network_with_larger_kernels_begins_as_the_same_function(tmp_path: Path) -> None:
+    small, large = (gated_network(GatedShape(channels=4, blocks=2, block="direct", outer=1, kernel=kernel)) for kernel in (3, 5))
+    weights = initial_weights(small, 0)
+    save_checkpoint(tmp_path / "checkpoint.pt", replace(EMPTY, best=weights))
+    begun = start_weights(tmp_path, large)
+    assert {name: tuple(weight.shape) for name, weight in begun.items()} == dict(large.parameter_shapes())
+    images, sigma = torch.rand(2, 1, 24, 28), torch.tensor([0.1, 0.2])
+    assert torch.allclose(evaluate_float(large, begun, images, sigma), evaluate_float(small, weights, images, sigma), atol=1e-6)
+
+
+def test_kernels_do_not_shrink_and_stay_centred(tmp_path: Path) -> None:
+    shape = GatedShape(channels=4, blocks=2, block="direct", outer=1, kernel=5)
+    save_checkpoint(tmp_path / "checkpoint.pt", replace(EMPTY, best=initial_weights(gated_network(shape), 0)))
+    with pytest.raises(ConfigurationError, match="of another network"):
+        start_weights(tmp_path, gated_network(replace(shape, kernel=3)))
