@@ -16,10 +16,11 @@ from torch import Tensor
 
 from protocols.fixed_point import IMAGE_HIGH, IMAGE_LOW
 from protocols.float_evaluation import float_wires
-from protocols.hostile_images import PATTERNS, pattern_plane
+from protocols.hostile_images import PATTERNS, PHANTOM, pattern_plane
 from protocols.network import Network
 
-SHARES: Final = {"checkerboard": 0.3, "stripes": 0.3, "step": 0.15, "salt_and_pepper": 0.1, "phantom": 0.1}  # others: equal parts
+SHARES: Final = {"checkerboard": 0.3, "stripes": 0.3, "step": 0.15, "salt_and_pepper": 0.1, PHANTOM: 0.1}  # others: equal parts
+PRESSED: Final = (*PATTERNS, PHANTOM)
 CORNERS: Final = 0.7  # of the patterns lie between the ends of the range, which uniform levels rarely reach
 NOISY: Final = 0.5  # of the patterns carry noise of the level that the network is told
 CLEARANCE: Final = 2.0  # times the limit: where wires are cut off under pressure
@@ -44,8 +45,8 @@ def hostile_plane(side: int, rng: np.random.Generator) -> NDArray[np.float32]:
     first, second = rng.uniform(IMAGE_LOW, IMAGE_HIGH, 2)
     if rng.random() < CORNERS:
         first, second = (IMAGE_LOW, IMAGE_HIGH) if rng.random() < 0.5 else (IMAGE_HIGH, IMAGE_LOW)
-    rest = (1.0 - sum(SHARES.values())) / (len(PATTERNS) - len(SHARES))
-    pattern = PATTERNS[rng.choice(len(PATTERNS), p=[SHARES.get(name, rest) for name in PATTERNS])]
+    rest = (1.0 - sum(SHARES.values())) / (len(PRESSED) - len(SHARES))
+    pattern = PRESSED[rng.choice(len(PRESSED), p=[SHARES.get(name, rest) for name in PRESSED])]
     return pattern_plane(pattern, side, float(first), float(second), rng)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from protocols.hostile_images import LEVELS, PATTERNS, hostile_batches, pattern_plane, phantom_batches, phantom_plane
+from protocols.hostile_images import LEVELS, PATTERNS, PHANTOM, hostile_batches, pattern_plane, phantom_batches, phantom_plane
 
 SIDE = 24
 
@@ -17,7 +17,7 @@ def test_hostile_batches_reach_both_ends_of_the_range_and_stay_within() -> None:
     assert {sigma for _, sigma in batches} == {0.0, 25.0, 55.0}
 
 
-@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("pattern", [*PATTERNS, PHANTOM])
 @pytest.mark.parametrize("levels", LEVELS)
 def test_a_pattern_stays_between_its_levels(pattern: str, levels: tuple[float, float]) -> None:
     plane = pattern_plane(pattern, SIDE, *levels, np.random.default_rng(1))
