@@ -1,7 +1,8 @@
 """The memory of processes that pass messages on: a MiB at a time, hundreds of times in each evaluation.
 
 glibc gives a freed message back to the system and has fresh pages zeroed for the next, which costs more than every copy of it
-together: a stream of 374 MB took 0.4 s of a sender's and 0.5 s of a receiver's processor time, now 0.3 and 0.35.
+together: a stream of 374 MB took 0.4 s of a sender's and 0.5 s of a receiver's processor time, now 0.3 and 0.35 (a
+script of two processes and one gRPC stream with TLS, not kept; 2 cores, 2026-11-28).
 
 The price: what a freed message held, shares and openings among it, stays in the process's memory until something else is written
 there, where most of it used to go back to the system. Nobody reads it who cannot read the process, which holds live shares too.

@@ -3,6 +3,7 @@
 Batches are a function of (seed, step), so no generator state is kept.
 """
 
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,25 @@ class Checkpoint:
     seconds: float
     cpu_seconds: float
     offenders: list[int] = field(default_factory=list)  # hostile images on which wires grow largest: training.offenders
+
+    @classmethod
+    def at_start(cls, fingerprint: str) -> "Checkpoint":
+        """Before the first step, nothing saved yet."""
+        return cls(
+            fingerprint=fingerprint,
+            step=0,
+            weights={},
+            average={},
+            optimiser=[],
+            best={},
+            best_psnr_db=-math.inf,
+            usual_loss=math.inf,
+            rate_scale=1.0,
+            restores=0,
+            skipped=0,
+            seconds=0.0,
+            cpu_seconds=0.0,
+        )
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

@@ -108,21 +108,7 @@ class Fitting:
         self._weights = {name: weight.requires_grad_() for name, weight in first.items()}
         self._average = {name: weight.detach().clone() for name, weight in first.items()}
         self._optimiser = Optimiser(self._weights, settings.fit.learning_rate, settings.fit.weight_decay)
-        self.state = Checkpoint(
-            fingerprint=_fingerprint(settings, training, start or {}),
-            step=0,
-            weights={},
-            average={},
-            optimiser=[],
-            best={},
-            best_psnr_db=-math.inf,
-            usual_loss=math.inf,
-            rate_scale=1.0,
-            restores=0,
-            skipped=0,
-            seconds=0.0,
-            cpu_seconds=0.0,
-        )
+        self.state = Checkpoint.at_start(_fingerprint(settings, training, start or {}))
         if self._path.exists():
             self._resume()
         else:

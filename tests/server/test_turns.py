@@ -220,13 +220,19 @@ def test_lining_up_twice_is_our_bug(clock):
         list(waiting.evaluate())
 
 
-def test_one_session_is_prepared_while_one_is_evaluated_and_the_next_waits_in_line(clock):
-    queue = make(clock)
+def three(queue):
+    """One that evaluates, one that is prepared and waits for it, and one that waits in line."""
     evaluated = take(queue)
-    prepared, waiting = Waiter(queue.enter()), None
+    prepared = Waiter(queue.enter())
     prepared.says("waiting: 1 ahead")
     waiting = Waiter(queue.enter())
     waiting.says("waiting: 2 ahead")
+    return evaluated, prepared, waiting
+
+
+def test_one_session_is_prepared_while_one_is_evaluated_and_the_next_waits_in_line(clock):
+    queue = make(clock)
+    evaluated, prepared, waiting = three(queue)
     assert prepared.prepared.is_set()
     assert not prepared.turn.is_set()
     assert not waiting.prepared.is_set()
@@ -287,12 +293,7 @@ def test_who_was_alone_lets_the_next_prepare_once_it_says_that_it_evaluates(cloc
 
 
 def test_a_session_that_is_cancelled_when_prepared_makes_room_for_another_and_the_evaluation_goes_on(clock):
-    queue = make(clock)
-    evaluated = take(queue)
-    cancelled, following = Waiter(queue.enter()), None
-    cancelled.says("waiting: 1 ahead")
-    following = Waiter(queue.enter())
-    following.says("waiting: 2 ahead")
+    evaluated, cancelled, following = three(make(clock))
     cancelled.place.leave()
     cancelled.ended.join(SECONDS)
     assert "cancelled while it waited" in str(cancelled.error)

@@ -1,6 +1,5 @@
 """A run begins with another's best weights; what cannot be begun with is refused, with what to do."""
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,21 +18,7 @@ from training.start import start_weights
 
 AT_REST = "learning_rate = 0.0\nfinal_learning_rate = 0.0"  # steps that change nothing
 
-EMPTY = Checkpoint(
-    fingerprint="",
-    step=0,
-    weights={},
-    average={},
-    optimiser=[],
-    best={},
-    best_psnr_db=-math.inf,
-    usual_loss=math.inf,
-    rate_scale=1.0,
-    restores=0,
-    skipped=0,
-    seconds=0.0,
-    cpu_seconds=0.0,
-)
+EMPTY = Checkpoint.at_start("")
 
 
 class Runs:
