@@ -257,14 +257,13 @@ class WorkerPool:
             return
         try:
             worker.pipe.send(Kind.WARM, label=(size - size // 8) >> 20)  # not all of it lives at once
-            spare = _Spare(worker, size, self._give_back)
             with self._lock:
                 if not self._closed:
-                    self._spare = spare
+                    self._spare = _Spare(worker, size, self._give_back)  # which is not called before the lock is free
                     return
-            spare.end()
         except (OSError, RuntimeError):
-            worker.stop()
+            pass  # the worker has ended, or no thread can be had
+        worker.stop()
 
     def _give_back(self, spare: "_Spare") -> None:
         """End this spare worker, if it still is one."""
