@@ -169,28 +169,33 @@ class Fitting:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self.settings.fit.precision == "bfloat16")
 
     def _press(self) -> Tensor:
-        """The penalty on the hostile images of this step."""
-        chosen, fit = self.settings.pressure, self.settings.fit
-        sigma_max = self.settings.patches.sigma_max
-        hostile = draw_hostile(chosen.batch, chosen.side, sigma_max, seed=fit.seed, step=self.state.step).to(self._device)
-        if chosen.looked_at:
-            hostile = self._offending(hostile)
+        """The penalty on the hostile images of this step; 0 where it is not one of those that press."""
+        chosen, state = self.settings.pressure, self.state
+        if chosen.looked_at and state.step % chosen.look_every == 0:
+            self._look()
+        if (state.step + 1) % chosen.every:
+            return torch.zeros(())
+        hostile = self._hostile().to(self._device)
         if chosen.climb:
             hostile = climbed(self.network, self.pressed, self._weights, hostile, chosen.limit, chosen.climb)
         return pressure(self.network, self.pressed, self._weights, hostile, chosen.limit)
 
-    def _offending(self, hostile: HostileImages) -> HostileImages:
+    def _look(self) -> None:
+        """Bring the offenders up to date."""
+        state, sigma_max, seed = self.state, self.settings.patches.sigma_max, self.settings.fit.seed
+        found = (self.network, self.pressed, self._weights, self.settings.pressure, state.offenders)
+        state.offenders = find_offenders(*found, sigma_max=sigma_max, seed=seed, step=state.step)
+
+    def _hostile(self) -> HostileImages:
         """The images of a step, with the worst that were found in place of up to three in four of them."""
         chosen, state, seed = self.settings.pressure, self.state, self.settings.fit.seed
         sigma_max = self.settings.patches.sigma_max
-        if state.step % chosen.look_every == 0:
-            found = (self.network, self.pressed, self._weights, chosen, state.offenders)
-            state.offenders = find_offenders(*found, sigma_max=sigma_max, seed=seed, step=state.step)
+        hostile = draw_hostile(chosen.batch, chosen.side, sigma_max, seed=seed, step=state.step)
         count = min(len(state.offenders), 3 * chosen.batch // 4)
         if not count:
             return hostile
         taken = [state.offenders[(state.step * count + index) % len(state.offenders)] for index in range(count)]
-        worst = drawn(taken, chosen.side, sigma_max, seed=seed).to(self._device)
+        worst = drawn(taken, chosen.side, sigma_max, seed=seed)
         return HostileImages(torch.cat([worst.images, hostile.images[count:]]), torch.cat([worst.sigma, hostile.sigma[count:]]))
 
     def _gradient(self, loss: Tensor, press: Tensor) -> float:

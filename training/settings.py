@@ -55,9 +55,14 @@ class PressureSettings:
     climb: int = 0  # steps by the sign of the gradient that each image first takes towards larger wires
     strength: float = 20.0  # times the penalty's gradient is added; 0 presses not at all
     share: float = 1.0  # but no more than this times the loss's gradient, for each weight apart
+    every: int = 1  # steps: every so many-th presses
     looked_at: int = 0  # images, every so often, for those that offend most; 0 looks for none
     look_every: int = 25  # steps
     kept: int = 16  # of those that were found; up to three in four of a step's images are taken from them in turn
+
+    def __post_init__(self) -> None:
+        if not (self.every >= 1 and self.look_every >= 1):
+            raise ConfigurationError("[pressure] every and look_every must be at least 1")
 
 
 @dataclass(frozen=True)

@@ -264,6 +264,14 @@ def test_found_offenders_press_where_drawn_images_do_not(
     assert sum(steps[8:]) > 1.2 * sum(steps[:8])
 
 
+def test_every_so_many_th_step_presses(
+    series: tuple[list[Series], list[Series]], tmp_path: Path, events: list[dict[str, Any]]
+) -> None:
+    run(series, tmp_path / "run", events, replace(SETTINGS, pressure=replace(LOOKING, every=3, limit=1e-3)))
+    pressed = [entry["step"] for entry in events if entry["event"] == "step" and entry["pressure"] > 0]
+    assert pressed == [3, 6]  # of eight; every wire is far beyond the limit
+
+
 def test_without_strength_there_is_no_pressure(
     series: tuple[list[Series], list[Series]], tmp_path: Path, events: list[dict[str, Any]]
 ) -> None:
