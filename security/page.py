@@ -39,7 +39,7 @@ LIMITS: Final = """\
 
 ENGINE_LIMITS: Final[Mapping[str, str]] = {
     MASKED: """\
-- What is evaluated is the masked engine, on which every network runs that has no comparison. Beyond the bounds that a model
+- What is evaluated is the masked engine, the default, on a network with a ReLU. Beyond the bounds that a model
   states for its wires its truncation is wrong without a word; within them it is exact or flagged. Edge and dealer
   are shown on both engines; `python -m security --engine crypten` evaluates everything else of the CrypTen engine.""",
     CRYPTEN: """\
