@@ -1,10 +1,9 @@
 """One recorded installation with canaries: run by the hospital's own commands at DARKROOM_LOG=DEBUG, then searched everywhere.
 
-Places: *wires* (all messages of A, B and dealer before TLS, the metadata of every call, and what the servers hand to their
-workers), *stores* (every file
-in the folders of A, B and dealer), *logs* (of all processes, and what the commands print), *temporary files*, *processes*
-(command line, title and environment of every process, looked at all the time), and the *hospital's records*, which hold keys
-and headers by design but no pixels.
+Places: *wires* (all messages of A, B and dealer before TLS, the metadata of every call and the text of its error, and what the
+servers hand to their workers), *stores* (every file in the folders of A, B and dealer), *logs* (of all processes, and what the
+commands print), *temporary files*, *processes* (command line, title and environment of every process, looked at all the time),
+and the *hospital's records*, which hold keys and headers by design but no pixels.
 """
 
 import os

@@ -28,6 +28,7 @@ from protocols.errors import DarkroomError
 from protocols.identifiers import Role
 from security.broken_dealing import apply_fault
 from security.recorded_calls import RecordedStub, tapped
+from security.recorded_context import RecordedContext
 from security.recording import ENDED, HELD, RECEIVED, SENT, Entry, Recorder
 from security.stage import ROLE_VARIABLE, Fault, Stage
 from server.config import ServerConfig, server_config
@@ -94,41 +95,44 @@ class RecordedServer(ServerService):
 
     def Store(self, requests: Iterator[pb.StoreRequest], context: grpc.ServicerContext) -> pb.StoreReply:  # noqa: N802
         """Recorded."""
-        self._metadata.metadata("client Store", context.invocation_metadata())
+        told = self._told("client Store", context)
         tap = tapped(self._recorder, "client Store", RECEIVED, requests)
-        return self._sent("client Store", super().Store(tap, context))
+        return self._sent("client Store", super().Store(tap, told))
 
     def Delete(self, request: pb.DeleteRequest, context: grpc.ServicerContext) -> pb.DeleteReply:  # noqa: N802
         """Recorded."""
-        self._metadata.metadata("client Delete", context.invocation_metadata())
+        told = self._told("client Delete", context)
         self._recorder.message("client Delete", RECEIVED, request)
-        return self._sent("client Delete", super().Delete(request, context))
+        return self._sent("client Delete", super().Delete(request, told))
 
     def Denoise(self, request: pb.DenoiseRequest, context: grpc.ServicerContext) -> Iterator[pb.DenoiseReply]:  # noqa: N802
         """Recorded, and how it ended."""
-        self._metadata.metadata("edge Denoise", context.invocation_metadata())
+        told = self._told("edge Denoise", context)
         self._recorder.message("edge Denoise", RECEIVED, request)
-        yield from self._stream("edge Denoise", super().Denoise(request, context))
+        yield from self._stream("edge Denoise", super().Denoise(request, told))
 
     def PushModel(  # noqa: N802
         self, requests: Iterator[pb.PushModelRequest], context: grpc.ServicerContext
     ) -> pb.PushModelReply:
         """Recorded."""
-        self._metadata.metadata("model-owner PushModel", context.invocation_metadata())
+        told = self._told("model-owner PushModel", context)
         tap = tapped(self._recorder, "model-owner PushModel", RECEIVED, requests)
-        return self._sent("model-owner PushModel", super().PushModel(tap, context))
+        return self._sent("model-owner PushModel", super().PushModel(tap, told))
 
     def ListModels(self, request: pb.ListModelsRequest, context: grpc.ServicerContext) -> pb.ListModelsReply:  # noqa: N802
         """Recorded."""
-        self._metadata.metadata("hospital ListModels", context.invocation_metadata())
+        told = self._told("hospital ListModels", context)
         self._recorder.message("hospital ListModels", RECEIVED, request)
-        return self._sent("hospital ListModels", super().ListModels(request, context))
+        return self._sent("hospital ListModels", super().ListModels(request, told))
 
     def Follow(self, messages: Iterator[pb.PeerMessage], context: grpc.ServicerContext) -> Iterator[pb.PeerMessage]:  # noqa: N802
         """Recorded, and how it ended."""
-        self._metadata.metadata("server-b Follow", context.invocation_metadata())
+        told = self._told("server-b Follow", context)
         tap = tapped(self._recorder, "server-b Follow", RECEIVED, messages)
-        yield from self._stream("server-b Follow", super().Follow(tap, context))
+        yield from self._stream("server-b Follow", super().Follow(tap, told))
+
+    def _told(self, link: str, context: grpc.ServicerContext) -> Any:
+        return RecordedContext(context, self._metadata, link)
 
     def _sent(self, link: str, reply: Reply) -> Reply:
         self._recorder.message(link, SENT, reply)
@@ -170,35 +174,36 @@ class RecordedDealer(DealerService):
         super().__init__(callers)
         self._recorder, self._metadata = recorder, metadata
 
-    def _link(self, context: grpc.ServicerContext, call: str, request: Any) -> str:
+    def _link(self, context: grpc.ServicerContext, call: str, request: Any) -> tuple[str, Any]:
+        """What the call is recorded as, and the context that its service is given."""
         link = f"{self._callers.require(context, 'server-a', 'server-b')} {call}"
-        self._metadata.metadata(link, context.invocation_metadata())
+        told = RecordedContext(context, self._metadata, link)
         self._recorder.message(link, RECEIVED, request)
-        return link
+        return link, told
 
     def OpenPush(self, request: pb.OpenPushRequest, context: grpc.ServicerContext) -> pb.OpenPushReply:  # noqa: N802
         """Recorded."""
-        link = self._link(context, "OpenPush", request)
-        return self._sent(link, super().OpenPush(request, context))
+        link, told = self._link(context, "OpenPush", request)
+        return self._sent(link, super().OpenPush(request, told))
 
     def ClaimPush(self, request: pb.ClaimPushRequest, context: grpc.ServicerContext) -> pb.ClaimPushReply:  # noqa: N802
         """Recorded."""
-        link = self._link(context, "ClaimPush", request)
-        return self._sent(link, super().ClaimPush(request, context))
+        link, told = self._link(context, "ClaimPush", request)
+        return self._sent(link, super().ClaimPush(request, told))
 
     def OpenMaterial(  # noqa: N802
         self, request: pb.OpenMaterialRequest, context: grpc.ServicerContext
     ) -> pb.OpenMaterialReply:
         """Recorded."""
-        link = self._link(context, "OpenMaterial", request)
-        return self._sent(link, super().OpenMaterial(request, context))
+        link, told = self._link(context, "OpenMaterial", request)
+        return self._sent(link, super().OpenMaterial(request, told))
 
     def ClaimMaterial(  # noqa: N802
         self, request: pb.ClaimMaterialRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.MaterialChunk]:
         """Recorded."""
-        link = self._link(context, "ClaimMaterial", request)
-        yield from tapped(self._recorder, link, SENT, super().ClaimMaterial(request, context))
+        link, told = self._link(context, "ClaimMaterial", request)
+        yield from tapped(self._recorder, link, SENT, super().ClaimMaterial(request, told))
 
     def _sent(self, link: str, reply: Reply) -> Reply:
         self._recorder.message(link, SENT, reply)

@@ -18,7 +18,7 @@ from proto import darkroom_pb2 as pb
 RECEIVED: Final = "received"
 SENT: Final = "sent"
 HELD: Final = "held"
-METADATA: Final = "metadata"  # of a call that this party answers; recorded apart, since it is no message
+METADATA: Final = "metadata"  # of a call that this party answers, both ways; recorded apart, since it is no message
 ENDED: Final = "ended"  # of a call that this party answers: the payload is how
 _LENGTHS: Final = struct.Struct("<HHHI")
 
@@ -48,11 +48,11 @@ class Recorder:
         """A protobuf message."""
         self.entry(Entry(link, direction, message.DESCRIPTOR.name, message.SerializeToString()))
 
-    def metadata(self, link: str, pairs: Iterable[tuple[str, str | bytes]]) -> None:
-        """What a call carries beside its messages: names and values, of the caller's and of gRPC's own."""
+    def metadata(self, link: str, direction: str, pairs: Iterable[tuple[str, str | bytes]]) -> None:
+        """What a call carries beside its messages: names and values, of the caller's, of gRPC's own, and what is sent back."""
         for name, value in pairs:
             content = value if isinstance(value, bytes) else value.encode()
-            self.entry(Entry(link, RECEIVED, METADATA, name.encode() + b": " + content))
+            self.entry(Entry(link, direction, METADATA, name.encode() + b": " + content))
 
     def entry(self, entry: Entry) -> None:
         """Any entry."""

@@ -66,7 +66,7 @@ def test_messages_and_metadata_are_both_searched(tmp_path):
     messages.message("server-a OpenPush", RECEIVED, pb.OpenPushRequest(boot_a="CANARY-IN-A-MESSAGE"))
     with pytest.raises(LocalProtocolError, match=r"dealer\.metadata is empty"):
         recorded(stage, "dealer")
-    metadata.metadata("server-a OpenPush", [("x-name", "CANARY-IN-METADATA")])
+    metadata.metadata("server-a OpenPush", RECEIVED, [("x-name", "CANARY-IN-METADATA")])
     needles = text_needles("message", "CANARY-IN-A-MESSAGE") + text_needles("metadata", "CANARY-IN-METADATA")
     assert {needle.secret for needle in search(recorded(stage, "dealer"), needles)} == {"message", "metadata"}
 

@@ -44,7 +44,7 @@ def test_what_is_recorded_is_read_back_in_order(path):
 
 
 def test_metadata_of_a_call_is_recorded(path):
-    Recorder(path).metadata("edge Denoise", [("user-agent", "grpc-python"), ("key-bin", b"\xff\x00")])
+    Recorder(path).metadata("edge Denoise", RECEIVED, [("user-agent", "grpc-python"), ("key-bin", b"\xff\x00")])
     entries, _ = read_entries(path)
     assert [(entry.link, entry.kind) for entry in entries] == [("edge Denoise", METADATA)] * 2
     assert [entry.payload for entry in entries] == [b"user-agent: grpc-python", b"key-bin: \xff\x00"]
