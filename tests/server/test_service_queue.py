@@ -1,138 +1,25 @@
-"""Sessions that wait at a server, in line or prepared: what they hold, are told, and leave behind. No sockets.
+"""Sessions that wait at a server, in line or prepared: their order, what they hold, are told, and leave behind. No sockets."""
 
-Server A's service is real, with its queue; server B's stream and the evaluation are stand-ins that the test holds back.
-"""
-
-import json
 import re
 import threading
-from dataclasses import replace
 
 import grpc
 import pytest
-import torch
 
 from proto import darkroom_pb2 as pb
 from proto.status import RETRY_KEY
-from protocols.errors import PeerUnavailableError
-from protocols.identifiers import Identifier, ObjectId, PushId, Role, SessionId
+from protocols.identifiers import Role, SessionId
 from server import service as service_module
 from server.config import ServerConfig
-from server.outcome import Outcome
 from server.peer_channel import PeerChannel
 from server.service import ServerService
-from tests.server import test_service
+from tests.server import held_sessions
 from tests.server.fake_workers import FakeWorkers
+from tests.server.held_sessions import SECONDS, Call, sample
 from tests.server.test_service import HOSPITAL, ByName, Context, Identity, Refused, request, store
 
-peer = test_service.peer
-SECONDS = 60
-WAITING = 2
-
-
-class Call:
-    """One Denoise of the edge, in a thread as gRPC has it."""
-
-    def __init__(self, service, number, **changes):
-        self.session, self.context = f"{number:032x}", Context("edge")
-        self.stages, self.header, self.error = [], None, None
-        self._changed = threading.Condition()
-        self._replies = service.Denoise(request(session_id=self.session, **changes), self.context)
-        self.thread = threading.Thread(target=self._run, daemon=True)
-        self.thread.start()
-
-    def _run(self):
-        try:
-            for reply in self._replies:
-                with self._changed:
-                    if reply.WhichOneof("content") == "stage":
-                        self.stages.append(reply.stage)
-                    elif reply.WhichOneof("content") == "header":
-                        self.header = reply.header
-                    self._changed.notify_all()
-        except Refused as error:
-            with self._changed:
-                self.error = error
-                self._changed.notify_all()
-
-    def reaches(self, stage):
-        """A stage that begins so: the estimate is the clock's."""
-        with self._changed:
-            assert self._changed.wait_for(lambda: self._reached(stage) or self.error, SECONDS), self.stages
-        assert self._reached(stage), self.error
-
-    def begins_within(self, seconds):
-        """Whether its turn comes in this time."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._reached("evaluating"), seconds)
-
-    def _reached(self, stage):
-        return any(found.startswith(stage) for found in self.stages)
-
-    def cancel(self):
-        for callback in self.context.callbacks:
-            callback()
-
-    def ends(self):
-        self.thread.join(SECONDS)
-        assert not self.thread.is_alive()
-        return self
-
-
-class Evaluations:
-    """Stands for `Evaluator.lead`: each is prepared at once, and evaluated until the test lets it end."""
-
-    def __init__(self):
-        self.order, self.shares, self.release = [], [], threading.Semaphore(0)
-        self.workers = None  # where a test looks at them
-
-    def __call__(self, channel, boot, task, stop, place):
-        self.shares.append(task.image_share())
-        if self.workers is not None:
-            stop.watch(self.workers.take())
-        yield from place.evaluate()
-        self.order.append(task.session_id)
-        yield "evaluating"
-        assert self.release.acquire(timeout=SECONDS)
-        stats = pb.WorkerStats(online_seconds=1.5, rounds=3, sent_bytes=100, peak_rss_bytes=1 << 50)
-        return Outcome(
-            bytes(8), stats, "masked", 0.5, 40, 0, PushId("5" * 32), (1, 8, 9), nursery_peak_rss_bytes=1 << 51, memory_bytes=0
-        )
-
-
-@pytest.fixture
-def service(tmp_path, peer, monkeypatch):
-    identity = Identity(peer.certificate, b"no key: no handshake is made here")
-    config = ServerConfig(Role.A, identity, tmp_path, HOSPITAL.public_key(), peer, None, waiting=WAITING)
-    service = ServerService(config, ByName(), FakeWorkers())
-    monkeypatch.setattr(service._meeting, "take", lambda *_: PeerChannel(Role.B, boot="b" * 32))
-    monkeypatch.setattr(service._models, "description", lambda name: None)
-    store(service, Role.A)
-    return service
-
-
-@pytest.fixture
-def evaluations(service, monkeypatch):
-    fake = Evaluations()
-    monkeypatch.setattr(service._evaluator, "lead", fake)
-    yield fake
-    fake.release.release(100)
-    assert service.wait_idle(SECONDS)  # no thread of a test logs into the next
-
-
-@pytest.fixture
-def full(service, evaluations):
-    """One session is evaluated, one is prepared, the others wait in line."""
-    calls = [Call(service, 1)]
-    calls[0].reaches("evaluating")
-    for number in range(2, WAITING + 2):
-        calls.append(Call(service, number))
-        calls[-1].reaches(f"waiting: {number - 1} ahead")
-    return calls
-
-
-def sample(service, name, **labels):
-    return service.metrics.registry.get_sample_value(name, labels)
+peer, service = held_sessions.peer, held_sessions.service
+evaluations, full = held_sessions.evaluations, held_sessions.full
 
 
 def test_sessions_are_evaluated_in_the_order_in_which_they_came(service, evaluations, full):
@@ -333,85 +220,6 @@ def test_a_slow_download_holds_no_turn(service, evaluations):
     assert service.wait_idle(0)
 
 
-def test_what_was_done_is_counted(service, evaluations, full):
-    for name, expected in (("queue_limit", 3), ("queue_length", 2), ("evaluating", 1), ("stored_objects", 1)):
-        assert sample(service, f"darkroom_{name}") == expected, name
-    for _ in full:
-        evaluations.release.release()
-    for call in full:
-        call.ends()
-    for name, expected in (
-        ("queue_length", 0),
-        ("evaluating", 0),
-        ("evaluation_seconds_count", 3),
-        ("wait_seconds_count", 3),
-        ("online_seconds_sum", 4.5),
-        ("offline_seconds_sum", 1.5),
-        ("opened_bytes_total", 300),
-        ("dealt_bytes_total", 120),
-    ):
-        assert sample(service, f"darkroom_{name}") == expected, name
-    assert sample(service, "darkroom_calls_total", call="Denoise", outcome="ok") == 3
-    assert sample(service, "darkroom_store_bytes") > 32
-    service._workers.on_restart()
-    assert sample(service, "darkroom_worker_restarts_total") == 1
-
-
-def test_no_label_can_hold_an_identifier_or_a_name_that_a_caller_chose(service, evaluations, full):
-    """Twin: a label with the object's id is found."""
-    for _ in full:
-        evaluations.release.release()
-    for call in full:
-        call.ends()
-    with pytest.raises(Refused):
-        store(service, Role.A, object_id="doe^john")
-    assert labels_beyond_ours(service) == []
-    service.metrics.calls.labels(call="c" * 32, outcome="ok").inc()
-    assert labels_beyond_ours(service) == ["c" * 32]
-
-
-OUR_LABELS = re.compile(r"[A-Z][A-Za-z]+|[a-z]+|server [AB]|\d\.\d+\.\d+\S*|not installed|\d+\.\d+|\+Inf")
-
-
-def labels_beyond_ours(service):
-    values = [
-        value for family in service.metrics.registry.collect() for sample in family.samples for value in sample.labels.values()
-    ]
-    assert len(values) > 10
-    return [value for value in sorted(set(values)) if not OUR_LABELS.fullmatch(value) or Identifier.PATTERN.search(value)]
-
-
-def test_the_log_tells_each_session_and_no_secret(service, evaluations, capsys, monkeypatch):
-    """Twin: a line with the key is found."""
-    monkeypatch.setenv("DARKROOM_LOG", "DEBUG")
-    from proto.logs import configure_logs, structlog
-
-    configure_logs()
-    try:
-        evaluations.release.release()
-        key = bytes(range(100, 132))
-        assert Call(service, 1, noise_key=key, sigma_share=123456789).ends().error is None
-        text = capsys.readouterr().err
-        assert secrets_in(text, key) == []
-        lines = [json.loads(line) for line in text.splitlines()]
-        events = [line["event"] for line in lines]
-        assert events == ["session begun", "stage", "stage", "evaluated", "call ended"]
-        assert {line.get("session") for line in lines} == {f"{1:032x}"}
-        assert {line.get("object") for line in lines} == {str(ObjectId("a" * 32))}
-        evaluated = lines[3]
-        assert (evaluated["rounds"], evaluated["sent_bytes"], evaluated["dealt_bytes"]) == (3, 100, 40)
-        assert evaluated["seconds"] >= 0
-        structlog.get_logger("twin").info("opened", key=key.hex())
-        assert secrets_in(capsys.readouterr().err, key) == [key.hex()]
-    finally:
-        structlog.reset_defaults()
-
-
-def secrets_in(text, key):
-    hidden = [key.hex(), repr(key)[2:20], "123456789", request().grant[:40], str(torch.zeros(1))[:7]]
-    return [secret for secret in hidden if secret in text]
-
-
 def test_a_stopping_server_b_tells_who_waits_for_an_order_that_nothing_was_begun(tmp_path, peer, monkeypatch):
     identity = Identity(peer.certificate, b"no key: no handshake is made here")
     service = ServerService(ServerConfig(Role.B, identity, tmp_path, HOSPITAL.public_key(), peer, peer), ByName(), FakeWorkers())
@@ -435,30 +243,3 @@ def silence(ended):
     """A's half of the link: says nothing until the call is broken off."""
     assert ended.wait(SECONDS)
     yield from ()
-
-
-def test_a_server_is_ready_when_its_peers_are_alive_and_a_worker_is_warm(service, monkeypatch):
-    asked = []
-    monkeypatch.setattr(service_module, "require_alive", lambda channel, name: asked.append(name))
-    service.require_ready()
-    assert asked == ["the dealer"]
-    monkeypatch.setattr(service._workers, "require_warm", raising(PeerUnavailableError("the warm worker process had ended")))
-    with pytest.raises(PeerUnavailableError, match="warm worker"):
-        service.require_ready()
-
-
-def test_server_b_needs_server_a_too(tmp_path, monkeypatch, peer):
-    identity = Identity(peer.certificate, b"no key: no handshake is made here")
-    config = ServerConfig(Role.B, identity, tmp_path, HOSPITAL.public_key(), peer, replace(peer, name="server A"))
-    service = ServerService(config, ByName(), FakeWorkers())
-    asked = []
-    monkeypatch.setattr(service_module, "require_alive", lambda channel, name: asked.append(name))
-    service.require_ready()
-    assert asked == ["the dealer", "server A"]
-
-
-def raising(error):
-    def action(*_):
-        raise error
-
-    return action
