@@ -18,6 +18,8 @@ from bench.spu_peer import PROTOCOLS, Spu
 from bench.stock_crypten import StockCrypTen
 from bench.workload import identity, network_file, prepare
 from client.model_file import load_model
+from protocols.ring import WORD_BYTES
+from protocols.tiles import TILE_WORDS
 
 MASKED: Final = "masked"
 CRYPTEN: Final = "crypten"
@@ -96,6 +98,8 @@ def ruled_out(results: Results, place: Place, limit: float, memory_bytes: float)
     if row["whole_seconds"] * GROWTH * growth > limit:
         return f"not tried: over {limit:.0f} s, going by {side}x{side}"
     peaks = (row.get("peak_rss_bytes", 0), row.get("peak_rss_bytes", 0), row.get("dealer_peak_rss_bytes", 0))
+    if place.engine == MASKED:  # beyond a limit it cuts the image into tiles, of which two take what one image of the limit does
+        growth = min(growth, max(1.0, TILE_WORDS * WORD_BYTES / row.get("sent_bytes", 1)))
     needed = sum(max(0.0, peak - START_BYTES) * growth + START_BYTES for peak in peaks if peak)
     if needed > memory_bytes:
         return f"not tried: {needed / 1e9:.0f} GB for both servers here, going by {side}x{side}"

@@ -63,15 +63,16 @@ def numbers_to_show(results: Results) -> list[Ratio]:
     out += _instead(results)
     out += _absolute(results)
     for network, name, parts in ((BASE, BASE, 4095), (DNCNN, "DnCNN-17-64", 1023)):
-        rows = [
-            cell.medians
+        cells = {
+            place: cell.medians
             for place, cell in results.cells.items()
             if (place.network, place.engine) == (network, MASKED) and cell.rows
-        ]
+        }
+        rows, sides = list(cells.values()), sorted({place.side for place in cells})
         largest = max((row["max_abs_diff"] for row in rows), default=None)
         out.append(
             Ratio(
-                f"{name}: largest error against plaintext, all sizes",
+                f"{name}: largest error against plaintext, at {', '.join(map(str, sides)) or 'no size'}",
                 f"at most 1/{parts} = {1 / parts:.2e}",
                 UNKNOWN if largest is None else _marked(f"{largest:.2e}", *rows),
                 None if largest is None else largest <= 1 / parts,

@@ -17,8 +17,11 @@ from protocols import ring
 from protocols.errors import BadInputError
 from protocols.identifiers import Role
 from protocols.layer_costs import LayerCost, PlannedCosts, planned_costs, total_cost
+from protocols.layers import Clamp, MaxPool, Relu
 
 WORD_SECONDS: Final = 1e-8  # a word's share of everything but multiplications, on one core: docs/engine.md#cost
+COMPARED_WORD_SECONDS: Final = 2e-8  # of a word that a comparison sends, whose bits are worked on one by one
+COMPARISONS: Final = (Relu.op, MaxPool.op, Clamp.op)
 SIDE: Final = 64  # of the convolution that is timed, as deep as a layer of DnCNN
 CHANNELS: Final = 64
 REPEATS: Final = 5
@@ -32,11 +35,15 @@ class Circumstances:
     rtt_seconds: float
     macs_per_second: float
     word_seconds: float = WORD_SECONDS
+    compared_word_seconds: float = COMPARED_WORD_SECONDS
 
-    def seconds(self, cost: LayerCost) -> float:
-        """Online. A message takes half a round trip: both servers send at once. Nothing is taken to overlap."""
-        words = cost.sent_bytes / ring.WORD_BYTES
-        arithmetic = cost.macs / self.macs_per_second + words * self.word_seconds
+    def seconds(self, *costs: LayerCost) -> float:
+        """Of layers, online. A message takes half a round trip: both servers send at once. Nothing is taken to overlap."""
+        return sum(self._seconds(cost) for cost in costs)
+
+    def _seconds(self, cost: LayerCost) -> float:
+        word_seconds = self.compared_word_seconds if cost.op in COMPARISONS else self.word_seconds
+        arithmetic = cost.macs / self.macs_per_second + cost.sent_bytes / ring.WORD_BYTES * word_seconds
         return arithmetic + cost.sent_bytes * 8 / self.bandwidth_bits_per_second + cost.rounds * self.rtt_seconds / 2
 
 
@@ -99,7 +106,7 @@ def _planned_table(costs: PlannedCosts, given: Circumstances) -> Table:
         flags = f"{layer.flags:.1e}" if layer.flags else ""
         table.add_row(*_cells(layer, layer.sent_bytes), flags, f"{given.seconds(layer):.3f}")
     table.add_section()
-    table.add_row(*_cells(costs.total, costs.total.sent_bytes), f"{costs.total.flags:.1e}", f"{given.seconds(costs.total):.3f}")
+    table.add_row(*_cells(costs.total, costs.total.sent_bytes), f"{costs.total.flags:.1e}", f"{given.seconds(*costs.layers):.3f}")
     return table
 
 
@@ -116,8 +123,8 @@ def _cells(cost: LayerCost, sent_bytes: float) -> list[str]:
 
 
 def _plan_json(name: str, height: int, width: int, costs: PlannedCosts, given: Circumstances) -> dict[str, Any]:
-    def described(cost: LayerCost) -> dict[str, Any]:
-        return {**asdict(cost), "seconds": given.seconds(cost)}
+    def described(cost: LayerCost, *parts: LayerCost) -> dict[str, Any]:
+        return {**asdict(cost), "seconds": given.seconds(*parts or (cost,))}
 
     return {
         "model": name,
@@ -126,5 +133,5 @@ def _plan_json(name: str, height: int, width: int, costs: PlannedCosts, given: C
         "tiles": costs.tiles,
         "circumstances": asdict(given),
         "layers": [described(layer) for layer in costs.layers],
-        "total": described(costs.total),
+        "total": described(costs.total, *costs.layers),
     }

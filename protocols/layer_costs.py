@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from protocols.engines import SessionPlan, session_plan
-from protocols.layers import Clamp, Conv, Gate, Layer, Linear, Product, Relu, Scale, Shape
+from protocols.layers import AvgPool, Clamp, Conv, Gate, Layer, Linear, MaxPool, Product, Relu, Scale, Shape
 from protocols.masked_plan import WireItem
 from protocols.network import Network
 from protocols.plan import Plan
@@ -105,17 +105,21 @@ def messages(plan: SessionPlan) -> list[list[Part]]:
 
 
 def layer_macs(layer: Layer, shapes: Mapping[str, Shape]) -> int:
-    """Multiplications of a convolution, a linear layer or a scale; one for each element of a product or of a ReLU's selection."""
+    """Of a convolution or a linear layer those of its definition; one for each element of a product, a scale, a mean, or a ReLU's
+    selection. A pool of the largest is a ReLU less than it has elements.
+    """
     out = math.prod(shapes[layer.out])
     match layer:
         case Conv():
             return out * (shapes[layer.source][0] // layer.groups) * layer.kernel**2
         case Linear():
             return out * math.prod(shapes[layer.source])
-        case Gate() | Product() | Relu() | Scale():
+        case Gate() | Product() | Relu() | Scale() | AvgPool():
             return out  # of a ReLU the product with its sign; the comparison's bit operations are no multiplications
         case Clamp():
             return 2 * out  # two ReLUs
+        case MaxPool():
+            return math.prod(shapes[layer.source]) - out
     return 0
 
 

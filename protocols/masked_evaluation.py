@@ -1,14 +1,14 @@
 """The masked engine: a network evaluated on masked wires. Run by both servers, in step.
 
 A wire x is a public part D = x + l and shares of its mask l (ABY2.0). All that does not depend on the image is folded into one
-addend per wire before it arrives (`prepare`), and nothing is expanded from a seed afterwards; a product keeps its factors' masks
-besides. Then each wire costs each server one convolution, or two products, of public parts with its own words, and one opening of
-8 bytes (`run`). What is opened takes the place of its addend, so that memory does not grow. What leaves a server is c_i, its
-summand of c = y + r, with r fresh and uniform for every wire (protocols.masked_dealing); what it opens is truncated exactly or
-flagged (protocols.truncation).
+addend per wire before it arrives (`prepare`), and nothing that was dealt is expanded from its seed afterwards; a product keeps
+its factors' masks besides. Then each wire costs each server one convolution, or two products, of public parts with its own
+words, and one opening of 8 bytes (`run`). What is opened takes the place of its addend, so that memory does not grow. What
+leaves a server is c_i, its summand of c = y + r, with r fresh and uniform for every wire (protocols.masked_dealing); what it
+opens is truncated exactly or flagged (protocols.truncation).
 
 Wires are computed, sent, received and truncated by blocks of rows of about a MiB: they stay in cache, and the network works while
-the next block is computed.
+the next block is computed. The masked bits inside a ReLU are not: they go as one block.
 """
 
 from collections.abc import Iterable, Iterator
@@ -92,6 +92,7 @@ class MaskedEvaluation(Unpicklable):
         self._layers = plan.lowered.by_name
         self._addends: dict[int, Tensor] = {}  # what is added to the public part of each opening, by item
         self._factors: dict[int, tuple[Tensor, Tensor]] = {}  # mask shares of a product's factors; of a ReLU's bit and g*l
+        self._kernels: dict[int, Tensor] = {}  # what a convolution multiplies the public part by
         self._relus: dict[str, _ReluShares] = {}
         self._output_mask: Tensor | None = None
 
@@ -122,8 +123,9 @@ class MaskedEvaluation(Unpicklable):
     def _fold(self, item: Item, layer: Layer, masks: list[Tensor]) -> None:
         match item:
             case ConvItem():
-                addend = self._masks.opening(item)
-                convolution = ring.Convolution(item.source(masks[0]), self._model.weights[item.weight].delta, item.geometry)
+                addend, weight = self._masks.opening(item), self._model.weights[item.weight]
+                self._kernels[item.number] = weight.delta + weight.mask_share if self._leads else weight.mask_share
+                convolution = ring.Convolution(item.source(masks[0]), weight.delta, item.geometry)
                 bias = (self._model.biases[item.bias] << item.bias_shift).view(-1, 1, 1) if item.bias else None
                 for top, bottom in row_blocks(item):
                     block = addend[:, top:bottom]
@@ -197,9 +199,7 @@ class MaskedEvaluation(Unpicklable):
         """c_i of one opening, by blocks of rows. bits: what the step before opened, in a ReLU. target: see `_target`."""
         match item:
             case ConvItem():
-                weight = self._model.weights[item.weight]
-                kernel = weight.delta + weight.mask_share if self._leads else weight.mask_share
-                convolution = ring.Convolution(item.source(public[0]), kernel, item.geometry)
+                convolution = ring.Convolution(item.source(public[0]), self._kernels.pop(item.number), item.geometry)
                 for top, bottom in row_blocks(item):
                     yield convolution.rows(top, bottom).add_(target[:, top:bottom])
             case ProductItem():

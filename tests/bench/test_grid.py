@@ -6,7 +6,7 @@ from bench.grid import CHEETAH, MASKED, PLAINTEXT, STOCK, Wanted, in_turn, place
 from bench.parties import EngineError, Row, TooSlowError
 from bench.results import Cell, Place, Results
 from bench.shaping_proxy import LOOPBACK
-from tests.bench.made_up_results import ORIGIN, row
+from tests.bench.made_up_results import MIB, ORIGIN, row
 
 WANTED = Wanted(
     networks=["base"],
@@ -60,6 +60,15 @@ def test_what_would_not_fit_into_memory_is_not_tried() -> None:
     results = Results(cells={place(128): cell})
     assert ruled_out(results, place(256), 600.0, 64e9) == ""
     assert ruled_out(results, place(256), 600.0, 24e9) == "not tried: 24 GB for both servers here, going by 128x128"
+
+
+def test_an_image_that_is_cut_into_tiles_needs_no_more_memory() -> None:
+    """512 MiB are opened at 128x128, of the 768 that are not cut."""
+    cell = Cell([row(1.0, offline=1.0, sent=512 * MIB, peak_rss_bytes=3e9, dealer_peak_rss_bytes=1e9)])
+    results = Results(cells={place(side, engine): cell for side in (128,) for engine in (MASKED, STOCK)})
+    assert ruled_out(results, place(512, MASKED), 600.0, 12e9) == ""
+    assert ruled_out(results, place(512, MASKED), 600.0, 9e9) == "not tried: 10 GB for both servers here, going by 128x128"
+    assert ruled_out(results, place(512, STOCK), 600.0, 64e9) == "not tried: 93 GB for both servers here, going by 128x128"
 
 
 class MadeUp:

@@ -27,8 +27,8 @@ def test_numbers_of_a_run_that_never_was() -> None:
         "base, 512x512: online, ours over plaintext PyTorch": ("10.0 †", "met"),
         "base, 512x512: rounds": ("30 †", "met"),
         "base, 512x512: peak memory per server": ("1.00 GB †", "met"),
-        "base: largest error against plaintext, all sizes": ("1.00e-04 †", "met"),
-        "DnCNN-17-64: largest error against plaintext, all sizes": ("1.00e-04 †", "met"),
+        "base: largest error against plaintext, at 128, 512": ("1.00e-04 †", "met"),
+        "DnCNN-17-64: largest error against plaintext, at 128": ("1.00e-04 †", "met"),
     }
 
 
@@ -60,7 +60,7 @@ def test_what_is_missed_is_said() -> None:
         "base, 512x512: online, ours over plaintext PyTorch",
         "base, 512x512: rounds",
         "base, 512x512: peak memory per server",
-        "base: largest error against plaintext, all sizes",
+        "base: largest error against plaintext, at 128, 512",
     }
 
 

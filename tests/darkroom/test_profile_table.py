@@ -1,12 +1,25 @@
 """The table after a run shows what was measured, which repetitions and further planes make more than what was planned."""
 
+import pytest
 from rich.console import Console
 
 from client.profile import LayerProfile
-from darkroom.plan_command import profile_table
+from darkroom.plan_command import Circumstances, profile_table
 from protocols.identifiers import Role
 from protocols.layer_costs import planned_costs
 from tests.protocols.every_layer import EVERY_LAYER
+
+
+def test_a_comparisons_words_take_longer_in_an_estimate() -> None:
+    layers = planned_costs("masked", EVERY_LAYER, 24, 20).layers
+    given = Circumstances(
+        bandwidth_bits_per_second=1e30, rtt_seconds=0.0, macs_per_second=1e30, word_seconds=1.0, compared_word_seconds=5.0
+    )
+    for layer in layers:
+        times = 5.0 if layer.op in ("relu", "max_pool", "clamp") else 1.0
+        assert given.seconds(layer) == pytest.approx(times * layer.sent_bytes / 8, abs=1e-9), layer.name
+    assert {"relu", "max_pool"} <= {layer.op for layer in layers}
+    assert given.seconds(*layers) == pytest.approx(sum(given.seconds(layer) for layer in layers))
 
 
 def test_bytes_are_those_that_were_sent() -> None:

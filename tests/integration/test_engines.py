@@ -11,7 +11,7 @@ from client.config import HospitalConfig, load_config
 from client.model_file import Model, load_model
 from client.model_owner import push_model
 from client.report import build_report, float_estimate, measure_exactness
-from darkroom.simulation import Simulation, shipped_models
+from darkroom.simulation import Simulation, find_model
 from protocols.engines import CRYPTEN, MASKED, session_plan
 from protocols.errors import RemoteProtocolError
 from protocols.identifiers import Role
@@ -30,7 +30,7 @@ ALLOWED = {MASKED: GREY_LEVEL, CRYPTEN: UNITS}
 
 @pytest.fixture(scope="module")
 def base(cluster: Simulation) -> Model:
-    model = load_model(shipped_models()[0])
+    model = load_model(find_model("base"))
     push_model(load_config(cluster.hospital_file), model)
     return model
 

@@ -5,9 +5,26 @@ import pytest
 from protocols.engines import ENGINES, session_plan
 from protocols.errors import NetworkDescriptionError
 from protocols.layer_costs import image_tiles, messages, planned_costs
-from protocols.layers import Add, Clamp, Conv, Gate, Relu, Scale
+from protocols.layers import (
+    Add,
+    AvgPool,
+    Clamp,
+    Concat,
+    Conv,
+    Gate,
+    Layer,
+    Linear,
+    MaxPool,
+    PixelUnshuffle,
+    Product,
+    Relu,
+    Scale,
+    SigmaMap,
+)
 from protocols.network import IMAGE_WIRE, Network, WireRange
 from tests.protocols.every_layer import EVERY_LAYER
+
+RELU_SENT = 8 + 10 / 8  # bytes of an element: the wire, and the bits in between
 
 SMALL = Network(
     (
@@ -49,6 +66,38 @@ def test_a_clamp_costs_two_relus_in_the_messages_of_one(engine: str) -> None:
     assert two == tuple(2 * value for value in one)
     assert costs[0].rounds == costs[1].rounds == (3 if engine == "masked" else 9)
     assert 2 * costs[0].dealt_bytes <= costs[1].dealt_bytes <= 2.1 * costs[0].dealt_bytes  # one comparison is a bit wider
+
+
+@pytest.mark.parametrize(
+    ("layer", "elements", "sent", "rounds", "dealt", "macs"),
+    [
+        (Linear("y", "x", 10), 10, 8 * 10, 1, 8 * 10, 10 * 512),
+        (Product("y", "x", "x"), 512, 8 * 512, 1, 8 * 512, 512),
+        (Scale("y", "x", 0.3), 512, 8 * 512, 1, 8 * 512, 512),
+        (AvgPool("y", "x", kernel=2), 128, 8 * 128, 1, 8 * 128, 128),
+        (AvgPool("y", "x", kernel=0), 1, 8, 1, 8, 1),
+        (MaxPool("y", "x", kernel=2), 128, 3 * RELU_SENT * 128, 2 * 3, None, 3 * 128),
+    ],
+    ids=lambda value: getattr(value, "op", None),
+)
+def test_a_layer_costs_what_the_table_says(
+    layer: Layer, elements: int, sent: float, rounds: int, dealt: int | None, macs: int
+) -> None:
+    """docs/engine.md#cost, by hand. A difference has k = 21 bits here: five blocks, so nine masked bits and a sign."""
+    network = Network((Scale("x", IMAGE_WIRE, 0.5), layer), ranges=(("x", WireRange(16, 2)),))
+    cost = planned_costs("masked", network, 16, 32).layers[-1]
+    assert (cost.wires >= elements, cost.sent_bytes, cost.rounds, cost.macs) == (True, sent, rounds, macs)
+    assert dealt is None or cost.dealt_bytes == dealt
+
+
+@pytest.mark.parametrize("layer", [Add("y", "x", "x"), Concat("y", "x", "x"), PixelUnshuffle("y", "x", 2), SigmaMap("y", "x")])
+def test_what_is_local_costs_nothing(layer: Layer) -> None:
+    alone, followed = (
+        planned_costs("masked", Network((Scale("x", IMAGE_WIRE, 0.5), *more)), 16, 32).total for more in ((), (layer,))
+    )
+    opened = 8 if isinstance(layer, SigmaMap) else 0  # the level is an input of its own
+    assert followed.sent_bytes - alone.sent_bytes == opened
+    assert (followed.dealt_bytes, followed.macs) == (alone.dealt_bytes, alone.macs)
 
 
 def test_the_engine_is_chosen_as_the_servers_choose_it() -> None:

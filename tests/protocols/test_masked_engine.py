@@ -26,9 +26,10 @@ from protocols.oracle import evaluate_oracle, oracle_wires
 from protocols.prg import Prg, derive_key
 from protocols.shared_model import SharedModel
 from protocols.truncation import flagged
+from tests.protocols import joined_parties
 from tests.protocols.covered_layers import RANGES, covered_layers, full_masks, items_of, opened_wires, oracle_of
 from tests.protocols.every_layer import encoded_weights, image_of, truncation_bound, weights_of
-from tests.protocols.joined_parties import run_parties
+from tests.protocols.joined_parties import QueueOpener, run_parties
 
 SEED = bytes(range(32))
 SIGMA = 25 * 65536 // 255
@@ -295,7 +296,32 @@ def test_nothing_is_expanded_once_the_image_is_there(monkeypatch):
     check_exact(*evaluated(covered_layers(), (9, 13)))
     assert len(seedless) == 2
     for evaluation in seedless:
-        assert evaluation._addends == evaluation._factors == evaluation._relus == {}  # and all of it was used
+        assert evaluation._addends == evaluation._factors == {}  # and all of it was used
+        assert evaluation._relus == evaluation._kernels == {}
+
+
+def test_the_line_is_busy_while_the_next_block_is_computed(monkeypatch):
+    """Two blocks are sent before the first is received, and of a message that is longer, one goes before each that comes."""
+    monkeypatch.setattr(masked_evaluation, "BLOCK_WORDS", 13)
+    order = []
+
+    class Ordered(QueueOpener):
+        def begin(self, index, words):
+            order.append("")
+            super().begin(index, words)
+
+        def send(self, block):
+            order[-1] += "s"
+            super().send(block)
+
+        def receive(self, shape):
+            order[-1] += "r"
+            return super().receive(shape)
+
+    half = iter([Ordered, QueueOpener])  # of one party: the other's would be written in between
+    monkeypatch.setattr(joined_parties, "QueueOpener", lambda *queues: next(half)(*queues))
+    check_exact(*evaluated(Network((Scale("half", IMAGE_WIRE, 0.5),)), (9, 13)))
+    assert order == ["sss" + "rs" * 6 + "rrr"] * 2
 
 
 @pytest.mark.parametrize("role", Role)
