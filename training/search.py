@@ -157,15 +157,17 @@ def search_table(results: Sequence[Result], cpu_minutes: float) -> str:
     ranked = sorted(results, key=lambda one: one.psnr_db[middle] if one.psnr_db else float("-inf"), reverse=True)
     levels = " | ".join(f"PSNR {sigma:g} (dB)" for sigma in SIGMAS)
     lines = [
-        f"Each candidate: {cpu_minutes:g} CPU minutes on one thread; means over validation/*. Wires and rounds are those of the "
-        "dealing plan at 512x512; the largest wire is over the patterns of `training/hostile.py`, a part of what bounds try.",
+        f"Each candidate: as many steps as a trial said would take {cpu_minutes:g} CPU minutes on one thread, and the "
+        "seconds that it took. Means over validation/*. Wires and rounds are those of the dealing plan at 512x512; the largest "
+        "wire is over the patterns of `training/hostile.py`, a part of what bounds try.",
         "",
-        f"| candidate | wires / pixel | MACs / pixel | rounds | weights | steps | {levels} | largest wire | skipped, restored |",
-        "|---|---|---|---|---|---|" + "---|" * len(SIGMAS) + "---|---|",
+        "| candidate | wires / pixel | MACs / pixel | rounds | weights | CPU s | steps "
+        f"| {levels} | largest wire | skipped, restored |",
+        "|---|---|---|---|---|---|---|" + "---|" * len(SIGMAS) + "---|---|",
     ]
     for one in ranked:
         psnr = " | ".join(f"{value:.2f}" for value in one.psnr_db) or " | ".join(["diverged"] * len(SIGMAS))
         cost = f"{one.wires_per_pixel:.1f} | {one.macs_per_pixel:,.0f} | {one.rounds} | {one.parameters:,}"
-        reached = f"{one.steps:,} | {psnr} | {one.largest_wire:.1f} | {one.skipped}, {one.restores}"
+        reached = f"{one.cpu_seconds:.0f} | {one.steps:,} | {psnr} | {one.largest_wire:.1f} | {one.skipped}, {one.restores}"
         lines.append(f"| {one.name} | {cost} | {reached} |")
     return "\n".join(lines) + "\n"

@@ -59,7 +59,10 @@ def _arguments() -> argparse.Namespace:
         help="model files, ours first; judged on validation/* (default: the shipped ones, and DnCNN where it was trained)",
     )
     parser.add_argument(
-        "--natural", type=Path, nargs="*", help="model files to judge on the photographs held back (default: the shipped ones)"
+        "--natural",
+        type=Path,
+        nargs="*",
+        help="model files to judge on the photographs held back (default: ours, and its DnCNN where it was trained)",
     )
     parser.add_argument("--slices", type=int, default=10, help="of each series")
     parser.add_argument("--photographs", type=int, default=40, help="of those held back; 40 is all")

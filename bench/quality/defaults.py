@@ -10,9 +10,11 @@ from bench.quality.figures import validations
 from bench.quality.peers import BM3D
 
 SHIPPED: Final = Path("darkroom/models")
+UNSHIPPED: Final = Path("training/models")  # networks that a licence keeps out of the package
 RUNS: Final = Path("training/runs")  # where `python -m training` puts them
 DNCNN: Final = "dncnn"  # the run of the trained peer
-NATURAL: Final = "natural"  # models of this name learned from photographs alone
+NATURAL: Final = "natural"  # learned from photographs alone
+NATURAL_DNCNN: Final = "natural-dncnn"
 TRAIN: Final = "python -m training --config training/configs"
 
 
@@ -26,7 +28,7 @@ class Found:
 
 def models(shipped: Path = SHIPPED, runs: Path = RUNS) -> Found:
     """The shipped networks of medical images, ours first, then DnCNN."""
-    found = [path for path in sorted(shipped.glob("*.safetensors")) if not path.stem.startswith(NATURAL)]
+    found = sorted(shipped.glob("*.safetensors"))
     dncnn = runs / DNCNN / f"{DNCNN}.safetensors"
     if dncnn.exists():
         return Found((*found, dncnn))
@@ -34,13 +36,14 @@ def models(shipped: Path = SHIPPED, runs: Path = RUNS) -> Found:
     return Found(tuple(found), (f"{dncnn}: DnCNN stands in no table; {how}",))
 
 
-def natural(shipped: Path = SHIPPED) -> Found:
-    """The networks of photographs."""
-    found = tuple(path for path in sorted(shipped.glob("*.safetensors")) if path.stem.startswith(NATURAL))
-    if found:
-        return Found(found)
-    path = shipped / f"{NATURAL}.safetensors"
-    return Found((), (f"{path}: no photographs are judged; `{TRAIN}/{NATURAL}.toml --output {path}` trains it",))
+def natural(unshipped: Path = UNSHIPPED, runs: Path = RUNS) -> Found:
+    """The networks of photographs, ours first, then their DnCNN."""
+    ours, peer = unshipped / f"{NATURAL}.safetensors", runs / NATURAL_DNCNN / f"{NATURAL_DNCNN}.safetensors"
+    if not ours.exists():
+        return Found((), (f"{ours}: no photographs are judged; `{TRAIN}/{NATURAL}.toml --output {ours}` trains it",))
+    if not peer.exists():
+        return Found((ours,), (f"{peer}: DnCNN stands in no table of photographs; `{TRAIN}/{NATURAL_DNCNN}.toml` trains it",))
+    return Found((ours, peer))
 
 
 def logs(runs: Path = RUNS) -> Found:

@@ -98,16 +98,25 @@ def training_curve(path: Path, logs: Mapping[str, Path]) -> Path:
 
 
 def validations(log: Path) -> list[tuple[float, float]]:
-    """CPU minutes and PSNR in dB of each validation of a run, which may be going on: half a line at the end is not read."""
+    """CPU minutes and PSNR in dB of each validation of a run, which may be going on, or was cut: half a line is not read."""
     points: list[tuple[float, float]] = []
     seconds = 0.0
     for line in log.read_text().splitlines(keepends=True):
-        entry: dict[str, Any] = json.loads(line) if line.endswith("\n") else {"event": "unfinished"}
+        entry = _entry(line)
         if entry["event"] == "step":
             seconds = entry["cpu_seconds"]
         elif entry["event"] == "validation":
             points.append((seconds / 60, entry["psnr_out_db"]))
     return points
+
+
+def _entry(line: str) -> dict[str, Any]:
+    """A line of a log. Where a run was cut, the next one's first line goes on in the middle of it: both are lost."""
+    try:
+        entry: dict[str, Any] = json.loads(line)
+    except json.JSONDecodeError:
+        return {"event": "unfinished"}
+    return entry
 
 
 def agreement(folder: Path, subject: Subject, name: str, denoise: Denoise) -> tuple[dict[str, Path], str]:

@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 
 from bench.quality.peers import Denoise, Plane
 from bench.quality.trials import Subject
@@ -20,6 +21,7 @@ from protocols.packing import NoiseKeys, PackingMode, fresh_nonce, gaussian_leak
 from protocols.prg import fresh_key
 from training.quality import psnr_db
 
+GREATEST_SIGMA: Final = 55 / 255  # that networks are trained for
 REGION: Final = 16  # pixels: the side of the region whose mean is judged
 
 
@@ -40,13 +42,23 @@ class ModeRow:
 
 def both_modes(subject: Subject, denoise: Denoise, sigma_p: float = DEFAULT_PACKING_SIGMA) -> tuple[ModeRow, ModeRow]:
     """Keyed, then blind. Raises EncodingRangeError: packed pixels leave [-1, 2]; IntegrityError: the residual test fails."""
-    sigma = subject.sigma / 255
-    clear = psnr_db(denoise(subject.noisy, sigma), subject.truth)
-    uniform = np.full_like(subject.truth, 0.5)  # the best that a thief makes of uniform words: a guess
-    keyed = ModeRow("keyed", subject.sigma, clear, psnr_db(uniform, subject.truth), 0.0, 0.0)
-
-    keys = NoiseKeys.derive(fresh_key(), fresh_nonce())
     words = encode_image(torch.from_numpy(subject.noisy.astype(np.float64)))
+    keys = NoiseKeys.derive(fresh_key(), fresh_nonce())
+    return _keyed(subject, words, keys, denoise), _blind(subject, words, keys, denoise, sigma_p)
+
+
+def _keyed(subject: Subject, words: Int64[torch.Tensor, "h w"], keys: NoiseKeys, denoise: Denoise) -> ModeRow:
+    """A thief denoises what the words show, or guesses mid-grey, whichever is nearer. Uniform words leak nothing."""
+    sigma, shape = subject.sigma / 255, tuple(words.shape)
+    packed = pack(words, keys, PackingMode.KEYED)
+    result = denoise(_single(decode(packed - total_noise(keys, PackingMode.KEYED, shape))), sigma)
+    seen = denoise(_single(decode(packed).clamp(0.0, 1.0)), GREATEST_SIGMA)
+    stolen = max(psnr_db(picture, subject.truth) for picture in (seen, np.full_like(subject.truth, 0.5)))
+    return ModeRow("keyed", subject.sigma, psnr_db(result, subject.truth), stolen, 0.0, 0.0)
+
+
+def _blind(subject: Subject, words: Int64[torch.Tensor, "h w"], keys: NoiseKeys, denoise: Denoise, sigma_p: float) -> ModeRow:
+    sigma = subject.sigma / 255
     packed = decode(pack(words, keys, PackingMode.BLIND, sigma_p))
     noise = decode(total_noise(keys, PackingMode.BLIND, tuple(words.shape), sigma_p))
     level = math.hypot(sigma, sigma_p)
@@ -55,7 +67,7 @@ def both_modes(subject: Subject, denoise: Denoise, sigma_p: float = DEFAULT_PACK
     fused = fuse(packed, estimate, noise, sigma)
     stored = torch.from_numpy(subject.noisy).double()
     regions = torch.nn.functional.avg_pool2d(stored[None, None], REGION)
-    return keyed, ModeRow(
+    return ModeRow(
         "blind",
         subject.sigma,
         psnr_db(_single(fused.pixels), subject.truth),

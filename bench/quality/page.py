@@ -14,8 +14,8 @@ PHOTOGRAPHS: Final = """Networks that learned from natural_bsd400, on the tenth 
 non-commercial research only, as are these weights."""
 WORST_CASES: Final = """The slice on which each network is furthest behind BM3D (or the best other peer), cropped to where it
 loses the most. Differences are five times as strong, about mid-grey."""
-MODES: Final = """Network `{name}`, packing noise 25/255. Nothing here ran on shares. A keyed store is uniform: a thief of both
-guesses mid-grey."""
+MODES: Final = """Network `{name}`, packing noise 25/255. Nothing here ran on shares. A thief of both stores denoises what
+he sees, or guesses mid-grey where that is nearer, as with keyed packing, whose words are uniform."""
 REAL_NOISE: Final = """Slices as they are, no noise added, every method told what `--sigma auto` estimates. What is measured:
 `bench/quality/real_noise.py`. Series of train/* were learned from, without their noise being known."""
 Means = Mapping[str, Mapping[float, Merit]]

@@ -28,7 +28,7 @@ def log(path: Path, *events: str) -> Path:
 
 def test_shipped_networks_come_first_and_the_trained_peer_last(tmp_path: Path) -> None:
     shipped, runs = tmp_path / "models", tmp_path / "runs"
-    base, _, small = touched(shipped, "base.safetensors", "natural.safetensors", "small.safetensors")
+    base, small = touched(shipped, "base.safetensors", "small.safetensors")
     alone = defaults.models(shipped, runs)
     assert alone.paths == (base, small)
     assert "python -m training --config training/configs/dncnn.toml" in alone.missing[0]
@@ -37,9 +37,19 @@ def test_shipped_networks_come_first_and_the_trained_peer_last(tmp_path: Path) -
 
 
 def test_networks_of_photographs_are_their_own_kind(tmp_path: Path) -> None:
-    assert "training/configs/natural.toml --output" in defaults.natural(tmp_path).missing[0]
-    _, peer, ours = touched(tmp_path, "base.safetensors", "natural-dncnn.safetensors", "natural.safetensors")
-    assert defaults.natural(tmp_path) == defaults.Found((peer, ours))
+    models, runs = tmp_path / "models", tmp_path / "runs"
+    assert "training/configs/natural.toml --output" in defaults.natural(models, runs).missing[0]
+    (ours,) = touched(models, "natural.safetensors")
+    alone = defaults.natural(models, runs)
+    assert alone.paths == (ours,)
+    assert "training/configs/natural-dncnn.toml" in alone.missing[0]
+    (peer,) = touched(runs, "natural-dncnn/natural-dncnn.safetensors")
+    assert defaults.natural(models, runs) == defaults.Found((ours, peer))
+
+
+def test_the_networks_of_this_clone_are_found() -> None:
+    assert [path.stem for path in defaults.models().paths][:2] == ["base", "small"]
+    assert defaults.natural().paths[0].exists()
 
 
 def test_logs_of_runs_that_were_validated_are_drawn(tmp_path: Path) -> None:
@@ -56,6 +66,9 @@ def test_a_log_that_is_being_written_is_read_so_far(tmp_path: Path) -> None:
     with going.open("a") as file:
         file.write('{"event": "validat')
     assert validations(going) == [(1.5, 30.0)]
+    with going.open("a") as file:  # it was cut there, and goes on
+        file.write('{"event": "step", "cpu_seconds": 1}\n{"event": "validation", "psnr_out_db": 31.0}\n')
+    assert validations(going) == [(1.5, 30.0), (1.5, 31.0)]
 
 
 def test_bm3d_is_missed_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +78,7 @@ def test_bm3d_is_missed_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_configurations_that_are_named_are_there() -> None:
-    for name in (defaults.DNCNN, defaults.NATURAL, "base"):
+    for name in (defaults.DNCNN, defaults.NATURAL, defaults.NATURAL_DNCNN, "base"):
         assert Path(f"training/configs/{name}.toml").exists()
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from bench.quality.agreement import correlation, error_shares, regression
 from bench.quality.metrics import contrast_to_noise, mean_merit, merit
+from training.quality import ssim_of
 
 TRUTH = np.repeat(np.array([[0.2, 0.8]], np.float32), 32, axis=0).repeat(16, axis=1)  # 32x32, half dark and half bright
 
@@ -17,8 +18,14 @@ def test_figures_of_a_constant_error() -> None:
     assert figures.rmse == pytest.approx(25.5, rel=1e-5)
     assert figures.error_rate == pytest.approx(100 * 0.1 / 0.5, rel=1e-5)
     assert figures.snr_db == pytest.approx(10 * math.log10(0.34 / 0.01), abs=1e-4)
-    assert figures.ssim < 1
+    assert 0.9 < figures.ssim < 0.99
     assert math.isinf(figures.cnr)  # the background is constant
+
+
+def test_similarity_is_that_of_data_range_one() -> None:
+    """Of two flat images the luminance term alone, with C1 = (0.01 L)^2."""
+    flat = np.full((32, 32), 0.2, np.float32)
+    assert ssim_of(flat + np.float32(0.1), flat) == pytest.approx((2 * 0.2 * 0.3 + 1e-4) / (0.2**2 + 0.3**2 + 1e-4), abs=1e-6)
 
 
 def test_contrast_to_noise_is_measured_in_the_image_that_is_judged() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench.quality import __main__ as command
-from bench.quality import page
+from bench.quality import packing_modes, page
 from bench.quality.metrics import Merit
 from bench.quality.networks import Judged
 from bench.quality.packing_modes import both_modes
@@ -107,7 +107,8 @@ def test_missing_images_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "pass the image folder with --images" in capsys.readouterr().err
 
 
-def test_blind_gives_away_what_keyed_does_not() -> None:
+def test_blind_gives_away_what_keyed_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twin: keyed packing that adds nothing shows a thief the image, and that it is then taken for packed spoils the result."""
     rows, columns = np.mgrid[:64, :64]
     truth = (0.3 + 0.2 * np.sin(rows / 9) * np.cos(columns / 7)).astype(np.float32)
     noisy = truth + np.float32(15 / 255) * np.random.default_rng(0).standard_normal(truth.shape, dtype=np.float32)
@@ -116,10 +117,12 @@ def test_blind_gives_away_what_keyed_does_not() -> None:
 
     def perfect(image: np.ndarray, sigma: float) -> np.ndarray:
         told.append(255 * sigma)
-        return truth + np.float32(0.001)
+        near = np.abs(image - truth).mean() < 0.1
+        return truth + np.float32(0.001) if near else image  # nothing to be made of what is no image
 
     keyed, blind = both_modes(subject, perfect)
-    assert told == pytest.approx([15.0, np.hypot(15, 25)])  # blind: the packing noise is still in
+    assert told == pytest.approx([15.0, 55.0, np.hypot(15, 25)])  # blind: the packing noise is still in
+    assert keyed.psnr_db == pytest.approx(60.0, abs=0.01)
     assert keyed.leaked_bits == 0
     assert blind.leaked_bits > 0.1
     assert blind.leaked_mean_bits > blind.leaked_bits
@@ -127,6 +130,14 @@ def test_blind_gives_away_what_keyed_does_not() -> None:
         0.5 * np.log2(1 + noisy.astype(float).var() / (25 / 255) ** 2), rel=1e-5
     )  # as stored
     assert keyed.stolen_psnr_db < 20 < blind.stolen_psnr_db
+
+    real = packing_modes.pack
+    monkeypatch.setattr(
+        packing_modes, "pack", lambda words, keys, mode, *more: words if mode.value == "keyed" else real(words, keys, mode, *more)
+    )
+    broken, _ = both_modes(subject, perfect)
+    assert broken.stolen_psnr_db > 50
+    assert broken.psnr_db < 10
 
 
 def trial(method: str, number: int, psnr: float) -> Trial:
