@@ -162,8 +162,7 @@ numbers.
 *Wires* are the messages before TLS, the metadata of every call and the text of its error, and what a server hands its worker:
 more than a tap on the network would show. There the noise key of A is allowed at A, that of B at B, and the grant at both, as
 the protocol has it; nowhere else. `TMPDIR` pointed to an empty folder; memory, swap and core files were not searched (workers
-forbid core files;
-swap is the operator's to encrypt).
+forbid core files; swap is the operator's to encrypt).
 
 **What this does not show.** A search finds accidents in plain encodings; it does not find a compressed or disguised copy.
 Protobuf's explicit converters (`text_format`, `json_format`) show a message's secret fields when they are asked to: no code

@@ -7,7 +7,7 @@ scikit-image. The others are common where images are denoised in the cloud, and 
 - error rate: sum |image - truth| / sum |truth|, in per cent.
 - CNR: |mean of the object - mean of the background| / standard deviation of the background, in the image that is judged. Object
   and background are told apart in the truth by Otsu's threshold (IEEE Transactions on Systems, Man and Cybernetics 9 (1979)).
-  All below it is background, dark anatomy too, whose own spread counts as noise: even the truth has no more than some 10.
+  All below it is background, dark anatomy too, whose own spread counts as noise, so that even the truth's is not large.
 """
 
 from dataclasses import astuple, dataclass, fields

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from client.model_file import load_model
-from protocols.errors import BadInputError
+from protocols.errors import BadInputError, ConfigurationError
 from training import bounds, fit
 from training.architecture import GatedShape
 from training.checkpoint import load_checkpoint
@@ -270,6 +270,12 @@ def test_every_so_many_th_step_presses(
     run(series, tmp_path / "run", events, replace(SETTINGS, pressure=replace(LOOKING, every=3, limit=1e-3)))
     pressed = [entry["step"] for entry in events if entry["event"] == "step" and entry["pressure"] > 0]
     assert pressed == [3, 6]  # of eight; every wire is far beyond the limit
+
+
+@pytest.mark.parametrize("entry", ["every", "look_every"])
+def test_pressure_at_every_noughth_step_is_refused(entry: str) -> None:
+    with pytest.raises(ConfigurationError, match="every and look_every must be at least 1"):
+        PressureSettings(**{entry: 0})
 
 
 def test_without_strength_there_is_no_pressure(
